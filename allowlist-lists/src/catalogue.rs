@@ -109,7 +109,7 @@ pub enum Evidence {
     Documentation,
     /// A third party's record of the response headers was read, without the body.
     Headers,
-    /// Public programs that use the list were read.
+    /// The evidence is public programs that use the list.
     #[serde(rename = "third parties")]
     ThirdParties,
 }
@@ -117,9 +117,9 @@ pub enum Evidence {
 /// The origin of a provider's prefixes.
 #[derive(Clone, Debug)]
 pub enum List {
-    /// Fetched from the vendor: a source table with placeholders.
+    /// The list is fetched from the vendor: a source table with placeholders.
     Fetched(Table),
-    /// Built into this program, as published on the day of the last check.
+    /// The list is built into this program, as published on the day of the last check.
     BuiltIn,
 }
 
@@ -128,7 +128,7 @@ pub enum List {
 pub struct Region {
     /// The value in `regions = ["…"]`.
     pub code: String,
-    /// Other names of the region in the vendor's documents.
+    /// The other names of the region in the vendor's documents.
     pub aliases: Vec<String>,
     /// Whether the region is used only if the configuration names it.
     pub only_if_named: bool,

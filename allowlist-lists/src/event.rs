@@ -67,7 +67,7 @@ pub enum EventKind {
     },
 }
 
-/// Added and removed prefixes. The counts include prefixes that the lists omit.
+/// The added and removed prefixes. The counts include prefixes that the lists omit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The number of added prefixes.

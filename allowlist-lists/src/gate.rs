@@ -26,20 +26,20 @@ const SMALL: usize = 50;
 /// The reason why a list was rejected. The last-good list stays active.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
-    /// Fewer than `min`.
+    /// The list has fewer prefixes than `min`.
     #[error("has {found} prefixes, fewer than the minimum of {min}; lower `min` if that is right")]
     TooFew {
         /// The number of prefixes.
         found: usize,
-        /// `min`.
+        /// The configured `min`.
         min: usize,
     },
-    /// More than `max`.
+    /// The list has more prefixes than `max`.
     #[error("has {found} prefixes, more than the maximum of {max}; raise `max` if that is right")]
     TooMany {
         /// The number of prefixes.
         found: usize,
-        /// `max`.
+        /// The configured `max`.
         max: usize,
     },
     /// A prefix of `must_cover` is not covered.
@@ -61,7 +61,7 @@ pub enum Rejection {
         lost_percent: u128,
         /// The family.
         family: Family,
-        /// `max_shrink`.
+        /// The configured `max_shrink`, in percent.
         max_percent: u16,
         /// The list that it is compared with.
         within: Within,
@@ -92,7 +92,7 @@ pub enum Rejection {
         fewest: Amount,
         /// The most addresses that may be added.
         limit: Amount,
-        /// `growth_window`.
+        /// The configured `growth_window`.
         window: Duration,
     },
     /// The list covers more addresses than `max_addresses`.
@@ -102,7 +102,7 @@ pub enum Rejection {
     TooManyAddresses {
         /// The addresses of the list and of the prefixes in their grace period.
         covered: Amount,
-        /// `max_addresses`.
+        /// The configured `max_addresses`.
         max: Amount,
     },
     /// A prefix is shorter than `min_prefix_len`.
@@ -147,7 +147,7 @@ impl Rejection {
         }
     }
 
-    /// Whether the operator may accept this list. A forbidden prefix needs a change of the configuration instead.
+    /// Returns whether the operator may accept this list. A forbidden prefix needs a change of the configuration instead.
     pub fn is_acceptable(&self) -> bool {
         !matches!(
             self,
@@ -159,14 +159,14 @@ impl Rejection {
 /// The lists that a new one is compared with. All are sorted and distinct.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Before<'l> {
-    /// The last good list.
+    /// The last-good list.
     pub last: &'l [IpNet],
     /// The list at the start of the growth window.
     pub earliest: &'l [IpNet],
     /// The prefixes in their grace period, which stay active beside the new list.
     pub grace: &'l [IpNet],
-    /// Those of `grace` that are no growth: dropped by a list before the growth window, or active when the operator
-    /// accepted a list.
+    /// The prefixes of `grace` that do not count as growth: those that left the list before the growth window, or were
+    /// active when the operator accepted a list.
     pub settled: &'l [IpNet],
     /// The fewest addresses that were active within the growth window, grace prefixes included.
     pub fewest: PerFamily,

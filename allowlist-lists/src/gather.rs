@@ -81,7 +81,7 @@ impl Fetches {
         self.sources.insert(task.id(), source);
     }
 
-    /// Whether a source is being fetched or queued.
+    /// Returns whether a source is being fetched or queued.
     pub fn is_running(&self, name: &str) -> bool {
         self.sources.values().any(|source| source.name == name)
     }

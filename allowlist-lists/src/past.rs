@@ -22,20 +22,20 @@ const STEPS: u32 = 4;
 /// Entries that together hold more prefixes than this become one entry.
 const MOST_PREFIXES: usize = 500_000;
 
-/// The list at the start of the window, or the source's first list if the source is younger. `changes` are
-/// those that led to `prefixes`, the newest first.
+/// Returns the list at the start of the window, or the source's first list if the source is younger. `changes` are those
+/// that led to `prefixes`, the newest first.
 pub fn earliest(changes: &[PastChange], prefixes: &[IpNet]) -> Vec<IpNet> {
     let undo = |list: Vec<IpNet>, change: &PastChange| merge(&list, &change.removed, &change.added);
     changes.iter().fold(prefixes.to_vec(), undo)
 }
 
-/// The fewest addresses that were active at one time since the start of the window, grace prefixes included.
+/// Returns the fewest addresses that were active at one time since the start of the window, grace prefixes included.
 pub fn fewest(feed: &Feed, now: Timestamp) -> PerFamily {
     let before_changes = feed.changes.iter().filter_map(|change| change.fewest);
     before_changes.fold(active(feed, now), PerFamily::least)
 }
 
-/// The feed at the time of an answer: with the ages of that time, and without the changes before the window.
+/// Returns the feed at the time of an answer: with the ages of that time, and without the changes before the window.
 pub fn aged(source: &Source, feed: &Feed, now: Timestamp) -> Feed {
     let window = source.gate.growth_window.as_secs();
     let passed = passed(source, feed, now);
@@ -54,8 +54,8 @@ pub fn aged(source: &Source, feed: &Feed, now: Timestamp) -> Feed {
     aged
 }
 
-/// The changes that lead to the list `prefixes`, which replaces the list of `last` now. The ages of `last` are those of
-/// now.
+/// Returns the changes that lead to the list `prefixes`, which replaces the list of `last` now. The ages of `last` must be
+/// current.
 pub fn changes(
     source: &Source,
     last: &Feed,
@@ -89,7 +89,7 @@ pub fn changes(
     changes
 }
 
-/// The change from one list to another, which happens now.
+/// Returns the change from one list to another, with age 0.
 fn between(
     before: &[IpNet],
     after: &[IpNet],
@@ -106,7 +106,7 @@ fn between(
     }
 }
 
-/// The number of addresses that are active now: those of the list, and of the prefixes whose grace period goes on.
+/// Returns the number of active addresses: those of the list, and of the prefixes in their grace period.
 fn active(feed: &Feed, now: Timestamp) -> PerFamily {
     let grace = feed.grace.iter().filter(|grace| grace.until > now);
     let mut active = feed.prefixes.clone();
@@ -118,15 +118,15 @@ fn active(feed: &Feed, now: Timestamp) -> PerFamily {
     }
 }
 
-/// The time between two answers, as far as it is believed: a clock that was set forward, or a host that was
-/// off, counts as two intervals or a part of the window.
+/// Returns the time between two answers, limited to two intervals or a part of the window, because the clock may have
+/// been set forward, or the host may have been off.
 fn passed(source: &Source, last: &Feed, now: Timestamp) -> Duration {
     let believed = (source.gate.growth_window / STEPS).max(source.every * 2);
     let passed = now.duration_since(last.answered);
     Duration::try_from(passed).unwrap_or_default().min(believed)
 }
 
-/// The list with `more` and without `less`. All are sorted and distinct.
+/// Returns the list with `more` and without `less`. All are sorted and distinct.
 fn merge(list: &[IpNet], more: &[IpNet], less: &[IpNet]) -> Vec<IpNet> {
     let mut merged = Vec::with_capacity(list.len() + more.len());
     let (mut list, mut more) = (list.iter().peekable(), more.iter().peekable());

@@ -15,37 +15,37 @@ use serde::{Deserialize, Serialize};
 /// Half of a SHA-256, which is long enough that no vendor finds two lists with one id.
 const ID_BYTES: usize = 16;
 
-/// The rejected lists, by source.
+/// The rejected lists of all sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedLists {
-    /// By the source's name.
+    /// The rejected lists, by the name of the source.
     pub sources: BTreeMap<String, RejectedList>,
 }
 
 /// A list that the gate rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedList {
-    /// The checksum that names this list.
+    /// The checksum that identifies this list.
     pub id: String,
-    /// When the list was fetched.
+    /// The time at which the list was fetched.
     pub fetched: Timestamp,
     /// The reason for the rejection.
     pub reason: String,
-    /// Whether the operator may accept it.
+    /// Whether the operator may accept this list.
     pub acceptable: bool,
-    /// How many prefixes it has.
+    /// The number of prefixes.
     pub prefixes: usize,
     /// The changes from the active list to this one.
     #[serde(flatten)]
     pub difference: Difference,
 }
 
-/// The command that accepts one list.
+/// Returns the command that accepts one list.
 pub fn command(source: &str, id: &str) -> String {
     format!("allowlist accept {source} {id}")
 }
 
-/// The id of a source's list. `prefixes` are sorted and distinct.
+/// Returns the id of a source's list. `prefixes` must be sorted and distinct.
 pub fn list_id(source: &str, prefixes: &[IpNet]) -> String {
     let mut context = Context::new(&SHA256);
     context.update(source.as_bytes());

@@ -165,7 +165,8 @@ impl StateDir {
         }
     }
 
-    /// Does the same as [`Self::load`] within a shorter time limit. A list that is read later is passed to `late`.
+    /// Returns the stored list as [`Self::load`] does, within a shorter time limit. A list that is read later is passed to
+    /// `late`.
     pub fn load_or_later(
         &self,
         source: &Source,
@@ -188,7 +189,7 @@ impl StateDir {
             .map_err(|error| self.set_aside(source, error))
     }
 
-    /// Does the same as [`Self::load`], but does not rename a damaged file.
+    /// Returns the stored list as [`Self::load`] does, without renaming a damaged file.
     pub fn load_readonly(&self, source: &Source) -> Result<Option<Feed>, StateError> {
         if fingerprint(source).is_none() {
             return Ok(None);

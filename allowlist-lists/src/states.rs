@@ -30,26 +30,26 @@ pub struct SourceStates {
 /// The health of a source with a failure or a stale list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceHealth {
-    /// The reason why the last attempt activated no list.
+    /// The reason why the last fetch activated no list.
     pub failure: Option<String>,
-    /// The code of that reason.
+    /// The code of `failure`.
     pub failure_code: Option<ErrorCode>,
-    /// The number of such attempts in a row.
+    /// The number of consecutive fetches that activated no list.
     pub failures: u32,
     /// The list that the gate rejected last.
     pub rejected: Option<Fetched>,
-    /// The id of that list.
+    /// The id of the rejected list.
     pub rejected_id: Option<String>,
-    /// The reason of the gate.
+    /// The reason why the gate rejected the list.
     pub rejection: Option<String>,
-    /// Whether the operator may accept that list.
+    /// Whether the operator may accept the rejected list.
     pub is_acceptable: bool,
     /// Whether the event about the stale list was emitted.
     pub is_stale: bool,
 }
 
 impl SourceHealth {
-    /// Whether there is a rejected list that the operator may accept.
+    /// Returns whether there is a rejected list that the operator may accept.
     pub fn has_acceptable_list(&self) -> bool {
         self.rejected.is_some() && self.is_acceptable
     }
@@ -58,9 +58,9 @@ impl SourceHealth {
 /// A feed that is ready to be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
-    /// The source's name.
+    /// The name of the source.
     pub source: String,
-    /// Its list.
+    /// The feed of the source.
     pub feed: Feed,
     /// Whether the active prefixes change, so a generation has to be published.
     pub needs_publish: bool,
@@ -394,7 +394,7 @@ fn longest_grace() -> SignedDuration {
     SignedDuration::try_from(Source::LONGEST_GRACE).unwrap_or(SignedDuration::MAX)
 }
 
-/// Whether a list is stale: fetched longer ago than `max_age`.
+/// Returns whether a list is stale: fetched longer ago than `max_age`.
 pub fn is_stale(source: &Source, feed: &Feed, now: Timestamp) -> bool {
     let age: Result<Duration, _> = now.duration_since(feed.fetched).try_into();
     // The age of a list from the future is unknown.

@@ -49,9 +49,9 @@ pub struct Tables {
 /// The names behind the ids in the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdTable {
-    /// By match id: the sources that list the matching prefix or a wider one. Id 0 is unused.
+    /// The sources that list the matching prefix or a wider one, by match id. Id 0 is unused.
     pub matches: Vec<Vec<String>>,
-    /// By service counter id: the services that cover the port. Id 0 is unused.
+    /// The services that cover the port, by service counter id. Id 0 is unused.
     pub services: Vec<Vec<String>>,
 }
 

@@ -48,7 +48,7 @@ pub struct Policy {
     pub sources: Vec<Source>,
 }
 
-/// Protected ports, and the sources that may reach them; packets of other sources to these ports are dropped.
+/// A service: protected ports, and the sources that may reach them. Packets of other sources to these ports are dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// The key under `[services]`.
@@ -64,17 +64,17 @@ pub struct Service {
 /// One entry of a service's `ports`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// `"tcp/443"` or `"tcp/8443-8450"`.
+    /// A range of TCP ports: `"tcp/443"` or `"tcp/8443-8450"`.
     Tcp(RangeInclusive<u16>),
-    /// `"udp/53"` or `"udp/5000-5010"`.
+    /// A range of UDP ports: `"udp/53"` or `"udp/5000-5010"`.
     Udp(RangeInclusive<u16>),
-    /// `"sctp/3868"`.
+    /// A range of SCTP ports: `"sctp/3868"`.
     Sctp(RangeInclusive<u16>),
-    /// `"icmp"`: ICMP and ICMPv6 queries, such as echo. Errors belong to no service.
+    /// ICMP and ICMPv6 queries, such as echo: `"icmp"`. Errors belong to no service.
     Icmp,
-    /// `"ip/112"` or `"ip/vrrp"`: an IP protocol with all its ports.
+    /// An IP protocol with all its ports: `"ip/112"` or `"ip/vrrp"`.
     Protocol(u8),
-    /// `"any"`: all protocols and ports.
+    /// All protocols and ports: `"any"`.
     Any,
 }
 
@@ -115,23 +115,23 @@ pub struct Rules {
     pub lookup: Engine,
 }
 
-/// `[keep]`: traffic that passes under every policy.
+/// The exceptions of `[keep]`: traffic that passes under every policy.
 ///
 /// Traffic without its exemption is subject to the policy; frames without IP are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
 pub struct Keep {
-    /// ARP.
+    /// Whether ARP passes.
     pub arp: bool,
-    /// IPv6 neighbour and router discovery, from the same link.
+    /// Whether IPv6 neighbour and router discovery from the same link passes.
     pub neighbour_discovery: bool,
-    /// ICMP and ICMPv6 errors, path MTU included.
+    /// Whether ICMP and ICMPv6 errors pass, including path MTU.
     pub icmp_errors: bool,
-    /// Answers of DHCP and DHCPv6 servers.
+    /// Whether answers of DHCP and DHCPv6 servers pass.
     pub dhcp: bool,
-    /// IGMP and MLD.
+    /// Whether IGMP and MLD pass.
     pub multicast: bool,
-    /// All other frames without IP, such as LLDP.
+    /// Whether all other frames without IP pass, such as LLDP.
     pub not_ip: bool,
 }
 

@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a character could change how the line around it is shown, or could not be seen.
+/// Returns whether a character could change how the line around it is shown, or could not be seen.
 pub const fn is_deceptive(character: char) -> bool {
     matches!(
         character,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::text::{decode, not_a_page, trim};
 use super::{FeedError, Place, item, some_of};
 
-/// How many columns an error shows.
+/// The most columns that an error shows.
 const SHOWN_COLUMNS: usize = 8;
 
 pub(super) fn parse(
@@ -77,7 +77,7 @@ pub(super) fn parse(
     Ok(prefixes)
 }
 
-/// The text behind the title lines, and how many lines these are.
+/// Returns the number of title lines, and the text behind them.
 fn without_titles(text: &str, titles: usize) -> (usize, &str) {
     let mut rest = text;
     for skipped in 0..titles {
@@ -89,7 +89,7 @@ fn without_titles(text: &str, titles: usize) -> (usize, &str) {
     (titles, rest)
 }
 
-/// The number of a column, by the header line if it has a name.
+/// Returns the number of a column, which the header line states if the column has a name.
 fn find(
     column: &Column,
     header: &StringRecord,
@@ -115,8 +115,8 @@ fn find(
     Ok(number)
 }
 
-/// The line in which a record starts. The reader has the end of the record before: comments and blank lines lie
-/// between.
+/// Returns the line in which a record starts. The reader states the end of the previous record, and comments and blank
+/// lines may follow it.
 fn line_of(text: &str, record: &StringRecord) -> usize {
     let mut start = record.position().map_or(0, |at| at.byte() as usize);
     for line in text[start..].split_inclusive(['\n', '\r']) {

@@ -40,7 +40,7 @@ pub enum FeedError {
         "got a web page, not a list: {start:?}; open it in a browser, and configure the URL of the list itself"
     )]
     WebPage {
-        /// Its first characters.
+        /// The first characters of the page.
         start: String,
     },
     /// The text is not a web page, though the format is one.
@@ -48,13 +48,13 @@ pub enum FeedError {
         "is not a web page, since it has no element: it starts with {start:?}; check `format` and the origin"
     )]
     NotAPage {
-        /// Its first characters.
+        /// The first characters of the text.
         start: String,
     },
     /// The data is binary, or text in another encoding.
     #[error("is not UTF-8 text from byte {at} on: {problem}; it must be plain UTF-8")]
     NotText {
-        /// Offset of the first byte that is not text.
+        /// The offset of the first byte that is not text.
         at: usize,
         /// The likely kind of the data.
         problem: &'static str,
@@ -70,7 +70,7 @@ pub enum FeedError {
     NotJson {
         /// The parser's reason, with line and column.
         problem: String,
-        /// Its first characters.
+        /// The first characters of the text.
         start: String,
     },
     /// The JSON document or page is nested deeper than any list.
@@ -155,7 +155,7 @@ pub enum FeedError {
     NotAText {
         /// The place of the element.
         place: Place,
-        /// Its fields, quoted.
+        /// The fields of the element, quoted.
         found: String,
     },
     /// The text is not valid XML.
@@ -167,7 +167,7 @@ pub enum FeedError {
         line: usize,
         /// The reason.
         problem: String,
-        /// Its first characters.
+        /// The first characters of the text.
         start: String,
     },
     /// The header line has the column name more than once.
@@ -175,7 +175,7 @@ pub enum FeedError {
         "line {line}: several columns have the name {column:?}; use the column's number, counted from 0"
     )]
     ManyHeaders {
-        /// Of the header line.
+        /// The number of the header line.
         line: usize,
         /// The name.
         column: String,
@@ -195,7 +195,7 @@ pub enum FeedError {
         "line {line}: no column has the name {column:?}; the header line has {found}: correct `column`"
     )]
     NoHeader {
-        /// Of the header line.
+        /// The number of the header line.
         line: usize,
         /// The configured name.
         column: String,
@@ -330,7 +330,7 @@ pub enum Unclear {
     /// A part is crossed out.
     #[error("is struck out in part; choose a part of the page without it, or another source")]
     StruckOut,
-    /// It is shown in another order than it is written.
+    /// The text is shown in another order than it is written.
     #[error(
         "is shown in another order than it is written, by an override of its direction; choose a part of \
          the page without it, or another source"
@@ -342,23 +342,23 @@ pub enum Unclear {
          without it, or another source"
     )]
     Range,
-    /// A prefix length stands beside it, and may belong to another address.
+    /// A prefix length stands beside the address, and may belong to another address.
     #[error(
         "may be an address or, with the length beside it, a network; choose a part of the page without \
          it, or another source"
     )]
     Length,
-    /// It follows the number of a version.
+    /// The token follows the number of a version.
     #[error(
         "may be an address or a version number; choose a part of the page without it, or another source"
     )]
     Version,
-    /// It begins a line as the number of a section does.
+    /// The token begins a line, as the number of a section does.
     #[error(
         "may be an address or the number of a section; choose a part of the page without it, or another source"
     )]
     Section,
-    /// It is glued to a URL.
+    /// The token follows a URL without a blank.
     #[error(
         "may be an address or a part of the URL before it; choose a part of the page without it, or another source"
     )]

@@ -75,7 +75,7 @@ impl<'r> Filter<'r> {
         }
     }
 
-    /// Whether an item fulfils every condition. `field` returns the text of one of its fields.
+    /// Returns whether an item fulfils every condition. `field` returns the text of one of its fields.
     pub(super) fn passes(&mut self, field: impl Fn(&Column) -> Option<String>) -> bool {
         let mut passes = true;
         for (condition, occurred) in self.conditions.iter().zip(&mut self.has_occurred) {
@@ -93,6 +93,8 @@ impl<'r> Filter<'r> {
         passes
     }
 
+    /// Checks that each value of the conditions has occurred in the list.
+    ///
     /// # Errors
     /// A value has not occurred, and the list may not be empty.
     pub(super) fn check(&self, may_be_empty: bool) -> Result<(), FeedError> {

@@ -138,7 +138,7 @@ fn member_of(
         })
 }
 
-/// A value as a filter compares it; an array or an object is no text, and equals none.
+/// Returns a value as the text that a filter compares. The text of an array or an object equals no configured value.
 fn text_of(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -147,6 +147,8 @@ fn text_of(value: &Value) -> String {
     }
 }
 
+/// Checks that each selector has found something.
+///
 /// # Errors
 /// A selector has found nothing.
 fn check(rules: &Json, probes: &Probes, document: &Value) -> Result<(), FeedError> {

@@ -58,7 +58,7 @@ fn parts(document: &Document, rules: &Page, today: Date) -> Result<List, FeedErr
     Ok(list)
 }
 
-/// The parser makes a page of any text.
+/// Returns whether the text has an element. The parser makes a page of any text.
 fn has_element(text: &str) -> bool {
     text.as_bytes()
         .windows(2)
@@ -76,7 +76,7 @@ pub(super) fn parse_markdown(rules: &Page, bytes: &[u8], today: Date) -> Result<
     parts(&Document::read(&html), rules, today)
 }
 
-/// Whether a whole page came where Markdown, which may hold parts of pages, was meant to be.
+/// Returns whether the text is a whole page instead of Markdown, which may contain parts of pages.
 fn is_html(text: &str) -> bool {
     let text = text.trim_start().as_bytes();
     ["<!doctype", "<html"].iter().any(|start| {

@@ -86,7 +86,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<&str, FeedError> {
     Ok(text)
 }
 
-/// The same for formats that never start like a page, which is refused.
+/// Returns the text, for formats that never start like a web page. A page is refused.
 pub(super) fn not_a_page(text: &str) -> Result<&str, FeedError> {
     if trim(text).starts_with('<') {
         return Err(FeedError::WebPage {
@@ -101,7 +101,7 @@ pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || is_zero_width(c))
 }
 
-/// Whether the character is invisible. Such characters are often copied with a text.
+/// Returns whether the character is invisible. Such characters are often copied with a text.
 pub(super) fn is_zero_width(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
 }

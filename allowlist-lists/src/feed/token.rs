@@ -183,7 +183,7 @@ pub enum PrefixError {
         /// Bits of an address of this family.
         max: u8,
     },
-    /// `192.0.2.0/255.255.255.0`.
+    /// A prefix with a netmask: `192.0.2.0/255.255.255.0`.
     #[error("{token:?} is not a prefix: it has a netmask; write /{length} instead")]
     Netmask {
         /// The token, shortened.
@@ -203,7 +203,7 @@ pub enum PrefixError {
         /// The address as a prefix.
         address: IpNet,
     },
-    /// `::ffff:192.0.2.1`: no packet on the wire carries such a source.
+    /// An IPv4-mapped address, `::ffff:192.0.2.1`, which is the source of no packet on the wire.
     #[error("\"{prefix}\" is IPv4 written as IPv6, which no packet carries; write \"{meant}\"")]
     Mapped {
         /// The prefix as written.
@@ -211,7 +211,7 @@ pub enum PrefixError {
         /// The IPv4 form.
         meant: Ipv4Net,
     },
-    /// `192.0.2.1;192.0.2.2` in a text.
+    /// A prefix behind the sign of a comment: `192.0.2.1;192.0.2.2` in a text.
     #[error("{token:?} follows a semicolon, which starts a comment; write one prefix per line")]
     InComment {
         /// The prefix in the comment, shortened.

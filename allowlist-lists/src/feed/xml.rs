@@ -17,7 +17,7 @@ use super::{FeedError, Place, item, shown, some_of};
 
 /// A deeper document holds no list.
 const DEEPEST: usize = 128;
-/// How many fields an error shows.
+/// The most fields that an error shows.
 const SHOWN_FIELDS: usize = 8;
 
 pub(super) fn parse(
@@ -79,7 +79,7 @@ pub(super) fn parse(
 enum Problem {
     /// The document is not well-formed.
     Xml(String),
-    /// One of its elements is wrong.
+    /// An element of the document is invalid.
     Feed(FeedError),
 }
 
@@ -110,9 +110,9 @@ struct Walk<'r> {
 struct Selected {
     line: usize,
     depth: usize,
-    /// Its attributes, and the texts of the elements within. More than one text if a name occurs again.
+    /// The attributes and the texts of child elements. A name that occurs again has several texts.
     fields: BTreeMap<String, Vec<String>>,
-    /// Its own text.
+    /// The text of the element itself.
     text: String,
     /// The text of the element within that has not ended.
     inner: String,
@@ -235,7 +235,7 @@ impl Walk<'_> {
 }
 
 impl Selected {
-    /// The text of one field, which occurs once.
+    /// Returns the text of a field that occurs once.
     fn field(&self, column: &Column) -> Result<&str, FeedError> {
         let name = column.name().unwrap_or_default();
         let place = || Place::Line(self.line);
@@ -267,7 +267,7 @@ fn attributes(start: &BytesStart<'_>) -> Result<BTreeMap<String, Vec<String>>, S
     Ok(fields)
 }
 
-/// The text of a reference such as `&amp;` or `&#46;`.
+/// Returns the text of a reference such as `&amp;` or `&#46;`.
 fn character(reference: &BytesRef<'_>) -> Result<String, String> {
     let resolved = reference.resolve_char_ref();
     if let Some(character) = resolved.map_err(|error| error.to_string())? {

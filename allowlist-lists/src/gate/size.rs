@@ -18,7 +18,7 @@ const FREE_GROWTH: PerFamily = PerFamily {
     v4: 1 << 12,
     v6: 1 << 100,
 };
-/// The same for a file, which its owner edits: the addresses of an IPv4 /16 and an IPv6 /20.
+/// The free growth of a file, which its owner edits: the addresses of an IPv4 /16 and an IPv6 /20.
 const FREE_GROWTH_OF_FILES: PerFamily = PerFamily {
     v4: 1 << 16,
     v6: 1 << 108,
@@ -40,7 +40,7 @@ impl Family {
     /// Both families.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Whether a prefix belongs to this family.
+    /// Returns the test whether a prefix belongs to this family.
     pub(super) fn is_family(self) -> fn(&IpNet) -> bool {
         match self {
             Self::V4 => is_v4,
@@ -48,7 +48,7 @@ impl Family {
         }
     }
 
-    /// The number of this family.
+    /// Returns the number for this family.
     fn of(self, numbers: PerFamily) -> u128 {
         match self {
             Self::V4 => numbers.v4,
@@ -172,8 +172,8 @@ pub(super) fn check_growth(
     Ok(())
 }
 
-/// The prefixes that are active now, and those that would be with a new list. Large lists are not copied where
-/// they are the whole answer.
+/// Returns the prefixes that are active now, and those that would be with a new list. A list that is the whole result is
+/// not copied.
 fn activities<'l>(
     source: &Source,
     before: Before<'l>,
@@ -190,17 +190,17 @@ fn activities<'l>(
     (active, next)
 }
 
-/// How many addresses a list covers.
+/// Returns the number of addresses that a list covers.
 fn covered(list: &[IpNet], family: Family) -> u128 {
     difference::covered(list, family.is_family())
 }
 
-/// How many addresses of `new` the list `old` does not cover.
+/// Returns the number of addresses of `new` that `old` does not cover.
 fn added(old: &[IpNet], new: &[IpNet], family: Family) -> u128 {
     lost(new, old, family.is_family()).1
 }
 
-/// The notes for the operator about the size of an active list.
+/// Returns the notes for the operator about the size of an active list.
 pub fn notes(source: &Source, active: &[IpNet]) -> Vec<String> {
     let mut notes = Vec::new();
     for family in Family::BOTH {
@@ -215,13 +215,13 @@ pub fn notes(source: &Source, active: &[IpNet]) -> Vec<String> {
     notes
 }
 
-/// The notes of a list without those about its size.
+/// Returns the notes of a list without those about its size.
 pub fn without_notes(notes: Vec<String>) -> Vec<String> {
     let is_other = |note: &String| !note.starts_with(NOTE);
     notes.into_iter().filter(is_other).collect()
 }
 
-/// That many thousandths of a number, which may be as large as IPv6.
+/// Returns thousandths of a number, which may be as large as the number of IPv6 addresses.
 fn part(number: u128, thousandths: u32) -> u128 {
     let thousandths = u128::from(thousandths);
     match number.checked_mul(thousandths) {
@@ -230,7 +230,7 @@ fn part(number: u128, thousandths: u32) -> u128 {
     }
 }
 
-/// Both lists as one, in order.
+/// Returns both lists as one, sorted.
 fn united<'l>(one: &'l [IpNet], other: &[IpNet]) -> Cow<'l, [IpNet]> {
     if other.is_empty() {
         return Cow::Borrowed(one);

@@ -53,7 +53,7 @@ const V4: &[([u8; 4], u8, &str)] = &[
     ([240, 0, 0, 0], 4, "reserved"),
 ];
 
-/// The same for IPv6.
+/// The special-purpose blocks of IPv6.
 const V6: &[([u16; 8], u8, &str)] = &[
     ([0, 0, 0, 0, 0, 0, 0, 0], 127, "unspecified or loopback"),
     ([0, 0, 0, 0, 0, 0xffff, 0, 0], 96, "IPv4 mapped"),

@@ -38,7 +38,7 @@ pub enum ArchiveError {
     /// No file name matches.
     #[error("is a ZIP archive without a file that `unzip` ({pattern:?}) matches; it has {files}")]
     NoMatch {
-        /// `unzip`.
+        /// The pattern of `unzip`.
         pattern: String,
         /// The names of the archive's files.
         files: String,
@@ -141,7 +141,7 @@ pub(super) fn unzip(
     Ok(files)
 }
 
-/// Whether the file is metadata of a desktop system, which is not a list.
+/// Returns whether the file is metadata of a desktop system, which is not a list.
 fn is_hidden(name: &str) -> bool {
     name.split('/')
         .any(|part| part == "__MACOSX" || part.starts_with('.'))

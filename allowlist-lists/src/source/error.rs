@@ -290,7 +290,7 @@ pub enum Remedy {
     SetCaFile,
     /// The authority is unknown, and others are configured.
     CheckCaFile,
-    /// The same, and only these are trusted.
+    /// The authority is unknown, and only the configured ones are trusted.
     CheckOnlyCaFile,
     /// The server shows a certificate authority's certificate.
     AuthorityAsServer,
@@ -298,7 +298,7 @@ pub enum Remedy {
     Name,
     /// The certificate's time is over, or has not begun.
     Time,
-    /// Something else.
+    /// Another problem of the certificate.
     Other,
 }
 

@@ -20,10 +20,10 @@ use crate::feed;
 /// A file is held in memory while it is read.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// How long a file may take to be opened and read.
+/// The time limit for opening and reading a file.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The list in a file.
+/// Returns the list in a file.
 pub(super) async fn fetch(
     path: &Path,
     format: &Format,
@@ -76,7 +76,7 @@ fn open(limit: u64) -> Open {
     }
 }
 
-/// Whether the content of a file may be quoted: every user may read the file, and either no user but root decides which
+/// Returns whether the content of a file may be quoted: every user may read the file, and either only root decides which
 /// file the path leads to, or every user may enter its folders, too.
 fn is_public(path: &Path, file: &Metadata) -> bool {
     let may_enter =

@@ -81,7 +81,7 @@ pub(super) fn gunzip(bytes: &[u8], limit: u64) -> Result<Vec<u8>, GzipError> {
     Ok(expanded)
 }
 
-/// Whether a member may start there, of which a byte may be missing.
+/// Returns whether the bytes may be the start of a member, of which a byte may be missing.
 fn could_be_member(rest: &[u8]) -> bool {
     MAGIC.starts_with(&rest[..rest.len().min(MAGIC.len())])
 }

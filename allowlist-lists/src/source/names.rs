@@ -24,7 +24,7 @@ use self::query::{Addresses, Server, query, servers};
 use super::{Fetched, union};
 use crate::feed::List;
 
-/// Where this host's name servers are configured.
+/// The file that configures this host's name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The most addresses of a name. A vendor's endpoint has fewer.
 const MAX_ADDRESSES: usize = 1024;
@@ -36,7 +36,7 @@ const AGAIN: Duration = Duration::from_mins(1);
 /// One family's answer.
 type Answered = (Family, Result<Addresses, NameError>);
 
-/// The addresses of all names.
+/// Returns the addresses of all names.
 ///
 /// # Errors
 /// A name has no addresses, or every query for it failed.
@@ -132,7 +132,7 @@ fn check(name: &str, families: &[Answered]) -> Result<(), NameError> {
     }
 }
 
-/// The note about a family that failed while the other has an answer.
+/// Returns the note about a family that failed while the other has an answer.
 fn note(name: &str, family: Family, error: &NameError) -> String {
     let (record, other) = (record(family), family.other());
     let problem = match error {
@@ -187,7 +187,7 @@ fn parse_name(text: &str) -> Result<Name, NameError> {
     Ok(name)
 }
 
-/// Where the aliases of a name that has no addresses lead.
+/// Returns the end of the aliases of a name that has no addresses, for display.
 fn aliases(name: &str, target: &str) -> String {
     let target = target.trim_end_matches('.');
     if target.eq_ignore_ascii_case(name.trim_end_matches('.')) {

@@ -21,12 +21,12 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     Some(said.min(LONGEST))
 }
 
-/// Whether the headers state that this host has used up its requests.
+/// Returns whether the headers state that this host has used up its requests.
 pub(super) fn is_limited(headers: &HeaderMap) -> bool {
     text(headers, "x-ratelimit-remaining") == Some("0")
 }
 
-/// Seconds, or a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Returns the time that a header states: seconds, or a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn wait(text: &str, now: Timestamp) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // A number that does not fit is a long time as well.

@@ -22,7 +22,7 @@ pub(super) struct Covers {
     tcp: Vec<ServiceSet>,
     udp: Vec<ServiceSet>,
     sctp: Vec<ServiceSet>,
-    /// By protocol number; not used for protocols with ports.
+    /// The services by protocol number; empty for protocols with ports.
     protocol: Vec<ServiceSet>,
 }
 

@@ -189,7 +189,7 @@ pub(super) fn add_wider<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
 
 /// Assigns grants to sets of sources; equal sets keep their match ids.
 pub(super) struct Matches<'a> {
-    /// By index of the source: the kernel services that it may reach.
+    /// The kernel services that a source may reach, by index of the source.
     reach: Vec<u64>,
     source_names: Vec<&'a str>,
     ids: BTreeMap<Vec<String>, u32>,

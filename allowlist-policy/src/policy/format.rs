@@ -40,9 +40,9 @@ pub struct Lines {
 pub struct Json {
     /// The paths of the nodes to read; each must match.
     pub selects: Vec<Select>,
-    /// How a selected node yields prefixes.
+    /// The conversion of a selected node to prefixes.
     pub item: Item,
-    /// For JSON lines: the conditions on members of the lines to read.
+    /// The conditions on members of the lines to read, for JSON lines.
     pub filter: Vec<Condition>,
 }
 
@@ -51,7 +51,7 @@ pub struct Json {
 pub struct Csv {
     /// The columns of tokens; empty if an item has two fields.
     pub columns: Vec<Column>,
-    /// How a row yields prefixes.
+    /// The conversion of a row to prefixes.
     pub item: Item,
     /// The field delimiter.
     pub delimiter: u8,
@@ -68,13 +68,13 @@ pub struct Xml {
     pub elements: Vec<String>,
     /// The attribute or child element with the token; `None` for the text of the element.
     pub attribute: Option<Column>,
-    /// How an element yields prefixes.
+    /// The conversion of an element to prefixes.
     pub item: Item,
     /// The conditions on attributes and child elements of the elements to read.
     pub filter: Vec<Condition>,
 }
 
-/// How an item of a list yields prefixes.
+/// The conversion of an item of a list to prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// The item is a token: an address, a prefix or a range. With a separator it is several tokens.
@@ -86,7 +86,7 @@ pub enum Item {
     Range([Column; 2]),
     /// The address and the length of a prefix, in two fields.
     Prefix([Column; 2]),
-    /// For JSON: each key of an object is a token.
+    /// Each key of an object is a token, in JSON formats.
     Keys,
 }
 
@@ -122,7 +122,7 @@ pub struct Page {
     pub exclude_row: Option<Pattern>,
     /// Whether code blocks are skipped.
     pub exclude_code: bool,
-    /// Further parts, each of which must exist: for lists of several regions.
+    /// The further parts of the page, each of which must exist, for lists of several regions.
     pub and: Vec<Page>,
 }
 

@@ -46,25 +46,25 @@ pub enum Direction {
     Inbound,
     /// This host connects to the addresses.
     Outbound,
-    /// Both directions, or the operator accepts either.
+    /// The list is for both directions, or the operator accepts either.
     Any,
 }
 
 /// The origin of a source's prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// `prefixes = […]`.
+    /// The prefixes in the configuration: `prefixes = […]`.
     Prefixes(Vec<IpNet>),
-    /// `file = "…"`.
+    /// A file: `file = "…"`.
     File {
         /// The path of the file.
         path: PathBuf,
         /// The format of the file.
         format: Format,
     },
-    /// `url = "…"`.
+    /// One or several URLs: `url = "…"`.
     Http(Http),
-    /// `names = […]`.
+    /// DNS names: `names = […]`.
     Names(Lookup),
     /// Prefixes added by command; see `additions`.
     Added,
@@ -88,7 +88,7 @@ pub struct Http {
     pub urls: Vec<Url>,
     /// The format of the bodies.
     pub format: Format,
-    /// If set, the URLs are pages, and each list is behind the one link of its page that the pattern matches.
+    /// The pattern of the link to each list; `None` if the URLs are those of the lists and not of pages.
     pub discover: Option<Pattern>,
     /// Whether to follow the link with the latest date if several links match.
     pub newest: bool,
@@ -171,9 +171,9 @@ pub struct Gate {
 /// A number of addresses for each family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerFamily {
-    /// IPv4 addresses.
+    /// The number for IPv4.
     pub v4: u128,
-    /// IPv6 addresses.
+    /// The number for IPv6.
     pub v6: u128,
 }
 

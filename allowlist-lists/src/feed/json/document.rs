@@ -25,6 +25,8 @@ const BYTES_OF_ITEM: usize = 64;
 /// A string or a member's name, besides its text.
 const BYTES_OF_STRING: usize = 16;
 
+/// Parses a JSON document.
+///
 /// # Errors
 /// The text is not one JSON document, is truncated, too large or too deep, or has a key twice in one object.
 pub(super) fn parse(text: &str) -> Result<Value, FeedError> {
@@ -62,7 +64,7 @@ pub(super) fn parse(text: &str) -> Result<Value, FeedError> {
     })
 }
 
-/// An estimate of the bytes of memory that a document takes, from its text alone.
+/// Returns an estimate of the memory that a document takes, in bytes, from its text alone.
 fn memory(text: &str) -> usize {
     let mut memory = text.len();
     let mut is_in_string = false;

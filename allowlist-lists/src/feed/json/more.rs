@@ -32,7 +32,7 @@ const NEXT: [&str; 10] = [
 /// Members that state that there are more pages.
 const MORE: [&str; 2] = ["has_more", "hasMore"];
 
-/// The note about the next page, if the document states one.
+/// Returns the note about the next page, if the document states one.
 pub(super) fn note(document: &Value) -> Option<String> {
     let top = document.as_object()?;
     let inside = DESCRIPTIONS.iter().filter_map(|name| {
@@ -56,7 +56,7 @@ fn stated(place: &str, members: &Map<String, Value>) -> Option<String> {
     ))
 }
 
-/// The next page in words; none where the member states that there is none.
+/// Returns the next page for display; `None` if the member states that there is none.
 fn next(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.trim().is_empty() => Some(format!("{:?}", shown(text))),

@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use super::super::{shown, some_of};
 
-/// How many keys of a document an error shows.
+/// The most keys of a document that an error shows.
 pub(super) const SHOWN_KEYS: usize = 8;
 
-/// The place of a node, as people write it: `$.hooks[3]`. It is searched when an error needs it: the places of all
-/// nodes that a path like `$..*` passes can be hundreds of times as large as the document.
+/// Returns the path of a node in the usual notation, such as `$.hooks[3]`. Computed only for an error, since the paths of
+/// all nodes that `$..*` visits can be hundreds of times as large as the document.
 pub(super) fn path(document: &Value, node: &Value) -> String {
     fn below(at: &Value, node: &Value) -> Option<String> {
         if std::ptr::eq(at, node) {
@@ -28,7 +28,7 @@ pub(super) fn path(document: &Value, node: &Value) -> String {
     format!("${}", below(document, node).unwrap_or_default())
 }
 
-/// One member's part of a path.
+/// Returns the segment of a path for a member.
 pub(super) fn member(name: &str) -> String {
     let is_word = |c: char| c == '_' || c.is_ascii_alphanumeric();
     if name.chars().all(is_word)
@@ -41,7 +41,7 @@ pub(super) fn member(name: &str) -> String {
     }
 }
 
-/// The kind of a value, with the keys of an object.
+/// Returns the kind of a value, with the keys of an object.
 pub(super) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),

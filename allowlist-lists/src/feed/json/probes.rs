@@ -23,7 +23,7 @@ struct Probe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Segment {
     text: String,
-    /// `..`
+    /// Whether the segment begins with `..`.
     is_descendant: bool,
     /// The parts of a union in brackets; one part of any other.
     selectors: Vec<String>,
@@ -58,7 +58,7 @@ impl Probes {
         }
     }
 
-    /// The selectors that have matched nowhere, and whether there are others.
+    /// Returns the selectors that have matched nowhere, and whether others have matched.
     pub(super) fn missing(&self) -> (Vec<&str>, bool) {
         let missing = self.0.iter().filter(|probe| !probe.is_matched);
         let missing: Vec<_> = missing.map(|probe| probe.text.as_str()).collect();
@@ -85,8 +85,8 @@ impl Probe {
         !path.query(document).is_empty() || self.ends_in_nothing(document)
     }
 
-    /// Whether the longest part of the path that finds something finds an empty array, of which the next part
-    /// would take the items.
+    /// Returns whether the longest prefix of the path that finds something finds an empty array, and the next segment
+    /// selects items of that array.
     fn ends_in_nothing(&self, document: &Value) -> bool {
         for (index, segment) in self.segments.iter().enumerate().rev() {
             let Ok(path) = JsonPath::parse(&joined(&self.segments[..index])) else {
@@ -106,7 +106,7 @@ impl Probe {
 }
 
 impl Segment {
-    /// The same with every item where a filter selects some.
+    /// Returns the segment with all items instead of those that a filter selects.
     fn without_filters(&self) -> Self {
         if self.selectors.iter().any(|text| text.starts_with('?')) {
             self.only("*")
@@ -124,7 +124,7 @@ impl Segment {
         }
     }
 
-    /// Whether it selects by place or by content, so that nothing is all that an empty array has.
+    /// Returns whether the segment selects items by index or by content, so that it matches nothing in an empty array.
     fn takes_items(&self) -> bool {
         !self.is_descendant
             && self.selectors.iter().all(|text| {
@@ -139,7 +139,7 @@ fn joined(segments: &[Segment]) -> String {
     ["$"].into_iter().chain(texts).collect()
 }
 
-/// The parts of a path that is known to be one; none if that is not understood.
+/// Returns the segments of a valid path; `None` if one of them is not understood.
 fn segments(path: &str) -> Option<Vec<Segment>> {
     let mut rest = path.trim().strip_prefix('$')?.trim_start();
     let mut segments = Vec::new();
@@ -173,7 +173,7 @@ fn segments(path: &str) -> Option<Vec<Segment>> {
     Some(segments)
 }
 
-/// Where the brackets end with which the text starts, and the selectors in them.
+/// Returns the offset behind the brackets with which the text starts, and the selectors in them.
 fn brackets(text: &str) -> Option<(usize, Vec<String>)> {
     let mut selectors = Vec::new();
     let mut start = 1;

@@ -43,7 +43,7 @@ pub(super) struct Around<'d> {
     document: &'d Document,
     /// The elements, each with its parent.
     containers: Vec<Judged<'d>>,
-    /// By table and row.
+    /// The rows, by table and row.
     rows: Vec<Vec<Judged<'d>>>,
     labels: OfLabels<Labelled<'d>>,
     fates: OfTexts<Fate>,
@@ -158,7 +158,7 @@ impl<'d> Around<'d> {
     }
 }
 
-/// The fate by the cells of a row that stand below headers such as "Deprecated".
+/// Returns the fate that cells of a row below headers such as "Deprecated" state.
 fn below_headers(document: &Document, row: &Row, known: &mut OfTexts<bool>) -> Fate {
     let mut fate = Fate::Stays;
     for cell in &row.cells {

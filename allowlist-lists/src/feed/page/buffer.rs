@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::words::chars::{is_invisible, is_override};
 
-/// Why the characters on both sides of a place may not belong together. The later, the stronger.
+/// The reason why the characters on both sides of a place may not belong together, in ascending strength.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mark {
     /// An element, a comment or a picture begins or ends between two hexadecimal digits.
@@ -21,9 +21,9 @@ pub(super) enum Mark {
 /// Properties of a line besides its text.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// Byte offsets in the text, ascending. A raised text's is that of its blank.
+    /// The byte offsets in the text, ascending. The offset of raised text is that of its blank.
     pub places: Vec<(usize, Mark)>,
-    /// Struck-out ranges, ascending.
+    /// The struck-out ranges, ascending.
     pub struck_out: Vec<Range<usize>>,
     /// Whether a part is shown in another order than it is written.
     pub is_reordered: bool,

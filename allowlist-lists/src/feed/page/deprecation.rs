@@ -191,16 +191,16 @@ pub(super) enum Fate {
     Stays,
     /// The text may mean that they have gone, or will go.
     Unclear,
-    /// They will be removed at an unknown time.
+    /// The addresses will be removed at an unknown time.
     Sometime,
-    /// They are good up to and on this day.
+    /// The addresses are valid up to and on this day.
     Until(Date),
-    /// They have gone.
+    /// The addresses were removed.
     Gone,
 }
 
 impl Fate {
-    /// The worse of both, which for two days is the earlier.
+    /// Returns the worse of both fates; of two days, the earlier one.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Gone, _) | (_, Self::Gone) => Self::Gone,
@@ -247,16 +247,16 @@ pub(super) fn fate_of_cell(text: &str) -> Fate {
     }
 }
 
-/// When the verb before a past participle puts it.
+/// The tense of the verb before a past participle.
 enum Tense {
     Never,
     Future,
     Past,
-    /// "Is".
+    /// The auxiliary verb is "is" or "are".
     Present,
-    /// Of other addresses, or perhaps.
+    /// The verb is about other addresses, or states a possibility.
     Unclear,
-    /// No verb.
+    /// There is no auxiliary verb.
     Bare,
 }
 
@@ -327,7 +327,7 @@ fn fate_at(words: &[Word], at: usize) -> Fate {
     }
 }
 
-/// "Until DATE" and "expires on DATE".
+/// Returns the fate that "until DATE" or "expires on DATE" states.
 fn up_to(words: &[Word], at: usize, date: Option<Date>) -> Fate {
     let near = words[at + 1..].iter().take(2);
     let has_digit = near
@@ -345,7 +345,7 @@ fn up_to(words: &[Word], at: usize, date: Option<Date>) -> Fate {
     }
 }
 
-/// By the nearest auxiliary verb before.
+/// Returns the tense of the nearest auxiliary verb before a word.
 fn tense(words: &[Word], at: usize) -> Tense {
     let near = words[..at].iter().enumerate().rev().take(REACH);
     let mut has_been = false;
@@ -376,7 +376,7 @@ fn tense(words: &[Word], at: usize) -> Tense {
     }
 }
 
-/// "Current and deprecated addresses" are both.
+/// Returns whether "and" or "or" joins the word to another one, as in "current and deprecated addresses".
 fn is_coordinated(words: &[Word], at: usize) -> bool {
     let is_other = |place: Option<usize>| {
         let word = place.and_then(|place| words.get(place));
@@ -420,7 +420,7 @@ fn is_address(word: &str) -> bool {
     word.matches('.').count() > 2 || word.matches(':').count() > 1
 }
 
-/// The dates that start between two words, in their order.
+/// Returns the dates that start between two words, in their order.
 fn dates(words: &[Word], from: usize, to: usize) -> Vec<Date> {
     let mut dates = Vec::new();
     let mut at = from;
@@ -434,8 +434,8 @@ fn dates(words: &[Word], from: usize, to: usize) -> Vec<Date> {
     dates
 }
 
-/// "5 April 2020", "5th of April 2020", "April 5 2020", "2020-04-05"; and "April 2020", which is good up to
-/// its end. Not "4/5/2020", which is another day on each side of an ocean.
+/// Returns the date with which the words start: "5 April 2020", "5th of April 2020", "April 5 2020", "2020-04-05", or the
+/// last day of "April 2020". Not "4/5/2020", whose order of day and month differs between countries.
 fn date(words: &[Word]) -> Option<Date> {
     let first = &*words.first()?.text;
     let rest: Vec<&str> = words[1..]
@@ -472,7 +472,7 @@ fn date(words: &[Word]) -> Option<Date> {
     }
 }
 
-/// A day, be it 5 or 5th.
+/// Returns the day of the month, from "5" or "5th".
 fn number(word: &str) -> Option<i8> {
     let digits = ["st", "nd", "rd", "th"]
         .iter()
@@ -481,7 +481,7 @@ fn number(word: &str) -> Option<i8> {
     digits.parse().ok().filter(|day| (1..=31).contains(day))
 }
 
-/// By its name, or its first three or four letters.
+/// Returns the number of a month, from its name or the first three or four letters.
 fn month(word: &str) -> Option<i8> {
     let place = MONTHS.iter().position(|month| {
         *month == word || (matches!(word.len(), 3 | 4) && month.starts_with(word))
@@ -497,7 +497,7 @@ fn year(word: &str) -> Option<i16> {
 /// A word in lower case, without punctuation; `|` is between cells.
 struct Word {
     text: String,
-    /// Which part of the text it is in, between separators.
+    /// The index of the part of the text, between separators.
     segment: usize,
 }
 

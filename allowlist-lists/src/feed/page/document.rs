@@ -23,7 +23,7 @@ pub(super) struct Document {
     pub lines: Vec<Line>,
     pub tables: Vec<Table>,
     pub containers: Vec<Container>,
-    /// All lines, in their order.
+    /// The texts of all headings, in their order.
     pub headings: Vec<Rc<str>>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 pub(super) struct Container {
     pub lines: Vec<usize>,
-    /// Up to the cell, beyond which the row counts.
+    /// The index of the container around this one, within the same cell. Beyond the cell, its row counts.
     pub outer: Option<usize>,
     pub cell: Option<CellId>,
     is_paragraph: bool,
@@ -103,7 +103,7 @@ struct Walk {
     last_id: usize,
     code: usize,
     struck_out: usize,
-    /// Of terms, summaries and captions, which are labels however they read.
+    /// The depth of open terms, summaries and captions, which are labels whatever their text.
     terms: usize,
     is_in_head: bool,
     is_heading: bool,
@@ -134,7 +134,7 @@ impl Walk {
         }
     }
 
-    /// Whether to go into it.
+    /// Opens a node, and returns whether to visit its children.
     fn open(&mut self, node: &Node) -> bool {
         let element = match node {
             Node::Text(text) => {

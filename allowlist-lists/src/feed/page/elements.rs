@@ -134,7 +134,7 @@ pub(super) fn is_hidden(element: &Element) -> bool {
         })
 }
 
-/// Whether one of the declarations in the element's `style` fulfils the condition, in lower case.
+/// Returns whether one of the declarations in the element's `style` fulfils the condition, in lower case.
 fn has_style(element: &Element, is_meant: impl Fn(&str, &str) -> bool) -> bool {
     let Some(style) = element.attr("style") else {
         return false;

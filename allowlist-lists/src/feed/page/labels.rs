@@ -17,7 +17,7 @@ use super::words::LONGEST_LABEL;
 pub(super) struct Group {
     /// The list, the table, or the page itself.
     pub id: usize,
-    /// Which of the labels that belong to it.
+    /// The kind of the labels among those of the list, table or page.
     pub kind: Kind,
 }
 
@@ -69,7 +69,7 @@ impl Scope {
         }
     }
 
-    /// A line with addresses.
+    /// Records a line with addresses.
     pub(super) fn used(&mut self) {
         self.is_used = true;
     }
@@ -78,7 +78,7 @@ impl Scope {
         self.is_used
     }
 
-    /// A heading, below which labels are beside others.
+    /// Records a heading, which begins a new group of labels.
     pub(super) fn clear(&mut self, id: usize) {
         (self.label, self.lead) = (None, None);
         self.change();
@@ -93,7 +93,7 @@ impl Scope {
         });
     }
 
-    /// A line without addresses. `is_label` if its element is a label.
+    /// Records a line without addresses. `is_label` states whether its element is a label.
     pub(super) fn line(&mut self, text: &str, is_label: bool) {
         if text.starts_with('{') && text.ends_with('}') {
             // An attribute line of a Markdown dialect, which describes the block before it.
@@ -131,7 +131,7 @@ impl Scope {
     }
 }
 
-/// A set of labels, and those further out.
+/// Returns a set of labels, and then the sets further out.
 pub(super) fn chain(labels: &Rc<Labels>) -> impl Iterator<Item = &Labels> {
     std::iter::successors(Some(&**labels), |labels| labels.outer.as_deref())
 }
@@ -141,7 +141,7 @@ pub(super) fn chain(labels: &Rc<Labels>) -> impl Iterator<Item = &Labels> {
 pub(super) struct OfLabels<T>(HashMap<*const Labels, T>);
 
 impl<T: Clone + Default> OfLabels<T> {
-    /// `judge` gets the result of the outer labels.
+    /// Returns the result for a set of labels. `judge` gets the result of the outer labels.
     pub(super) fn get<'d>(
         &mut self,
         labels: &'d Rc<Labels>,
@@ -175,7 +175,7 @@ impl<T: Copy> OfTexts<T> {
     }
 }
 
-/// No sentence.
+/// Returns whether a text is short and not a sentence.
 fn is_short(text: &str) -> bool {
     let is_sentence = text.ends_with(['.', '!', '?']) && text.split(' ').count() > 2;
     text.chars().count() <= LONGEST_LABEL && !is_sentence

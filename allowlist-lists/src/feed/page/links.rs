@@ -9,7 +9,7 @@ use super::super::text::decode;
 use super::super::{FeedError, some_of};
 use super::tree;
 
-/// How many links an error shows.
+/// The most links that an error shows.
 const SHOWN_LINKS: usize = 5;
 
 /// The link to a list, as the page has it.
@@ -21,7 +21,7 @@ pub struct Link {
     pub base: Option<String>,
 }
 
-/// The one address, as written, that the pattern matches.
+/// Returns the one address, as written, that the pattern matches.
 ///
 /// # Errors
 /// No link matches, or several do.
@@ -29,7 +29,7 @@ pub fn find_link(bytes: &[u8], pattern: &Pattern) -> Result<String, FeedError> {
     find(bytes, pattern, false).map(|link| link.address)
 }
 
-/// The link whose address the pattern matches. With `newest`, it is the one of several with the greatest numbers in
+/// Returns the link whose address the pattern matches. With `newest`, it is the one of several with the greatest numbers in
 /// the match of the pattern's first group, or of the pattern if it has no group: a date that begins with its year.
 ///
 /// # Errors
@@ -68,7 +68,7 @@ pub fn find(bytes: &[u8], pattern: &Pattern, newest: bool) -> Result<Link, FeedE
     }
 }
 
-/// The addresses of the elements of that name, in the order of the page.
+/// Returns the addresses of the elements with a name, in the order of the page.
 fn hrefs<'h>(html: &'h Html, element: &str) -> Vec<&'h str> {
     let nodes = html.tree.nodes().filter_map(|node| match node.value() {
         Node::Element(found) if found.name() == element => found.attr("href"),
@@ -77,7 +77,7 @@ fn hrefs<'h>(html: &'h Html, element: &str) -> Vec<&'h str> {
     nodes.map(str::trim).collect()
 }
 
-/// The numbers in the pattern's match, for an order in which 9 comes before 10.
+/// Returns the numbers in the pattern's match, for an order in which 9 comes before 10.
 fn numbers(pattern: &Pattern, link: &str) -> Vec<u64> {
     let found = pattern.first_group(link).unwrap_or_default();
     found

@@ -19,23 +19,23 @@ const MOST_PREFIXES: usize = 3;
 /// The reason for a note about a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Why {
-    /// It is good up to this day.
+    /// The prefix is valid up to this day.
     Until(Date),
-    /// It will go on a day that is not known.
+    /// The prefix will be removed on an unknown day.
     Sometime,
-    /// It was good up to this day.
+    /// The prefix was valid up to this day.
     Over(Date),
-    /// It has gone.
+    /// The prefix was removed.
     Gone,
-    /// It is crossed out.
+    /// The prefix is crossed out.
     StruckOut,
-    /// The configuration excludes it.
+    /// The configuration excludes the prefix.
     Excluded,
-    /// It is hidden on the page.
+    /// The prefix is hidden on the page.
     Hidden,
-    /// The page may mean that it has gone.
+    /// The page may state that the prefix was removed.
     Unclear,
-    /// It looks like an address and is something else.
+    /// The text looks like an address and is something else.
     NotRead(What),
 }
 
@@ -56,7 +56,7 @@ impl Why {
     }
 }
 
-/// By reason and text, in the page's order.
+/// The notes of a page, by reason and text, in the page's order.
 #[derive(Default)]
 pub(super) struct Notes {
     notes: Vec<(Why, String, Vec<IpNet>)>,

@@ -64,9 +64,9 @@ impl Column {
 struct Beside {
     id: CellId,
     column: Column,
-    /// The first address in it.
+    /// The first address in the cell.
     first: Option<At>,
-    /// How many rows it reaches into, from this one on.
+    /// The number of rows that the cell spans, from this one on.
     rows: usize,
 }
 
@@ -168,7 +168,7 @@ fn shares_header(document: &Document, one: CellId, other: CellId) -> bool {
     last(one).is_some() && last(one) == last(other)
 }
 
-/// The addresses of a cell.
+/// Returns the addresses of a cell.
 fn found(document: &Document, id: CellId) -> Vec<At> {
     let lines = document.cell(id).1.lines.iter();
     lines
@@ -181,7 +181,7 @@ fn token(document: &Document, (line, at): At) -> &str {
     &line.text[line.found[at].token.clone()]
 }
 
-/// Whether it is one address, without a length, and nothing was joined to it.
+/// Returns whether a token is one address without a length, to which nothing was joined.
 fn is_single(document: &Document, at: At) -> bool {
     let reading = &document.lines[at.0].found[at.1].reading;
     *reading == Reading::AsWritten && token(document, at).parse::<std::net::IpAddr>().is_ok()
@@ -199,7 +199,7 @@ fn is_blank(document: &Document, id: CellId) -> bool {
     lines.all(|&line| !document.lines[line].text.contains(char::is_alphanumeric))
 }
 
-/// Two cells with the ends of ranges.
+/// Joins the ends of ranges in two cells.
 fn join_ends(document: &mut Document, row: usize, cells: [&Beside; 2], is_range: bool) {
     if cells.iter().any(|cell| cell.id.row != row) {
         // A cell beside several rows: the pairs are unknown.
@@ -236,7 +236,7 @@ fn first_found(document: &Document, id: CellId) -> Option<At> {
     Some((line, 0))
 }
 
-/// The cell at a place, which has nothing but lengths, with the addresses before it.
+/// Joins the lengths in a cell that has nothing else with the addresses before it.
 fn join_lengths(
     document: &mut Document,
     row: usize,
@@ -287,7 +287,7 @@ fn join_lengths(
     }
 }
 
-/// The lengths of a cell, one a line, if it has nothing else.
+/// Returns the lengths in a cell, one a line, if the cell has nothing else.
 fn lengths(document: &Document, cell: &Beside, is_own: bool) -> Option<Vec<String>> {
     let lines = &document.cell(cell.id).1.lines;
     let most = if is_own { MOST_LENGTHS } else { 1 };
@@ -332,7 +332,7 @@ fn forget_versions(document: &mut Document, lines: &[usize]) {
     }
 }
 
-/// "First address: …", "Last address: …", on one line or on two, in a list or beside each other.
+/// Joins "First address: …" and "Last address: …", on one line or on two, in a list or beside each other.
 fn join_named(document: &mut Document) {
     let mut before: Option<(At, Option<End>)> = None;
     for line in 0..document.lines.len() {
@@ -370,7 +370,7 @@ fn join_named(document: &mut Document) {
     }
 }
 
-/// The label that a line stands directly below or behind.
+/// Returns the label directly above or before a line.
 fn name(document: &Document, line: usize) -> Option<&str> {
     let name = chain(&document.lines[line].labels)
         .take(MOST_OUTER)

@@ -14,7 +14,7 @@ const END: &str = "[/block]";
 /// The most columns of a table, independent of the number that it states.
 const MOST_COLUMNS: usize = 100;
 
-/// The same Markdown without such blocks.
+/// Returns the text with each block replaced by plain Markdown.
 pub(super) fn unfold(text: &str) -> Result<Cow<'_, str>, FeedError> {
     if !text.lines().any(|line| kind(line).is_some()) {
         return Ok(Cow::Borrowed(text));
@@ -51,7 +51,7 @@ fn kind(line: &str) -> Option<&str> {
     line.trim().strip_prefix(START)?.strip_suffix(']')
 }
 
-/// In these documents a heading needs no blank after its `#`.
+/// Returns a heading with a blank after its `#`, which these documents may omit.
 fn heading(line: &str) -> Cow<'_, str> {
     let text = line.trim_start_matches('#');
     let level = line.len() - text.len();
@@ -77,14 +77,14 @@ fn show(kind: &str, block: &Value) -> String {
     }
 }
 
-/// By more backticks than are in it.
+/// Returns a fenced block of code, with more backticks than the code contains in a row.
 fn fenced(code: &str) -> String {
     let longest = code.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     format!("{fence}\n{code}\n{fence}\n")
 }
 
-/// A table, whose cells are under `row-column`, and its headers under `h-column`.
+/// Returns a table, from cells with the keys `row-column` and headers with the keys `h-column`.
 fn parameters(block: &Value) -> String {
     let size = |key: &str| {
         let size = block[key]

@@ -18,10 +18,10 @@ use super::notes::{Notes, Why};
 use super::words::{Found, Reading};
 use crate::feed::{FeedError, List, MOST_PREFIXES, Place, shown, some_of, take};
 
-/// How many headings, columns or labels an error shows.
+/// The most headings, columns or labels that an error shows.
 const SHOWN_NAMES: usize = 10;
-/// How many labels the lines of a page may have, each counted for itself. Those that people made have a few
-/// each; a short page can have thousands of lines with hundreds.
+/// The most labels of all lines of a page together. A line usually has a few; a hostile short page can have thousands of
+/// lines with hundreds.
 const MOST_LABELS: usize = 2_000_000;
 
 pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<List, FeedError> {
@@ -180,12 +180,12 @@ fn in_column<'d>(
     Err(no_match("column", column, "columns of addresses", known))
 }
 
-/// Of the cell that labels are in.
+/// Returns the headers of the cell that contains the labels.
 fn headers<'d>(document: &'d Document, labels: &Labels) -> &'d [Rc<str>] {
     labels.cell.map_or(&[], |id| &document.cell(id).1.headers)
 }
 
-/// All labels of all lines, innermost first, and each once.
+/// Returns all labels of all lines, innermost first, and each once.
 fn new_labels<'d>(lines: &[&'d Line]) -> impl Iterator<Item = &'d Labels> {
     let mut seen = HashSet::new();
     let mut labels: Vec<&Labels> = Vec::new();
@@ -197,11 +197,11 @@ fn new_labels<'d>(lines: &[&'d Line]) -> impl Iterator<Item = &'d Labels> {
     labels.into_iter()
 }
 
-/// Whose addresses are meant.
+/// The part of a page whose addresses are selected.
 struct Region<'d> {
     document: &'d Document,
     pattern: Option<&'d Pattern>,
-    /// Where one label is meant.
+    /// The groups in which a label is selected.
     groups: HashSet<Group>,
     matches: OfTexts<bool>,
     decided: OfLabels<Option<bool>>,
@@ -257,7 +257,7 @@ impl<'d> Region<'d> {
         Ok(region)
     }
 
-    /// The innermost labels among which one is meant decide.
+    /// Returns whether a line is selected, as the innermost labels decide among which one is selected.
     fn is_meant(&mut self, line: &'d Line, label: Option<&str>) -> bool {
         let Some(pattern) = self.pattern else {
             return true;
@@ -285,7 +285,7 @@ impl<'d> Region<'d> {
     }
 }
 
-/// Of the words before the addresses of a line.
+/// Returns the group of the words before the addresses of a line.
 fn beginning(line: &Line) -> Group {
     Group {
         kind: Kind::Beginning,

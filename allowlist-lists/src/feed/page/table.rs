@@ -30,7 +30,7 @@ pub(super) struct CellId {
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// Of the group of its labels.
+    /// The id of the group of its labels.
     pub id: usize,
     pub rows: Vec<Row>,
 }
@@ -54,9 +54,9 @@ pub(super) struct Cell {
     pub height: usize,
     /// The first of its columns; those beyond `MOST_COLUMNS` are one.
     pub column: usize,
-    /// Of the document.
+    /// The indices of its lines in the document.
     pub lines: Vec<usize>,
-    /// What heads its columns.
+    /// The headers of its columns.
     pub headers: Rc<[Rc<str>]>,
 }
 
@@ -164,7 +164,7 @@ impl Cell {
 }
 
 impl State {
-    /// The column in which each cell starts.
+    /// Returns the column in which each cell starts.
     fn place(&mut self, cells: &[Cell], texts: &[Rc<str>], addresses: &[bool]) -> Vec<usize> {
         let mut column = 0;
         let mut columns = Vec::new();

@@ -60,7 +60,7 @@ fn check(html: &Html) -> Result<(), FeedError> {
     Ok(())
 }
 
-/// The number of nodes, and the length of the text that is being read.
+/// Returns the number of nodes, and the length of the text that is being read.
 fn size_of(html: &Html) -> (usize, usize) {
     let text = match html.tree.values().next_back() {
         Some(Node::Text(text)) => text.len(),

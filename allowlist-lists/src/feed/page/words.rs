@@ -49,14 +49,14 @@ pub(super) enum Reading {
     AsWritten,
     /// Several words are one prefix or range, which is this token.
     Joined(Box<str>),
-    /// Not at all: the page is refused.
+    /// The token cannot be read, and the page is refused.
     Unclear(Unclear),
 }
 
 /// A text that looks like an address and is something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NotRead {
-    /// Where it stands in the line.
+    /// The range of the text in the line.
     pub text: Range<usize>,
     pub what: What,
 }
@@ -68,7 +68,7 @@ pub(super) struct Words {
     pub not_read: Vec<NotRead>,
 }
 
-/// All of a line, in their order.
+/// Returns the addresses of a line and the texts that look like one, in their order.
 pub(super) fn find(text: &str, marks: &Marks, is_heading: bool) -> Words {
     let line = Line::new(text, divide(text, parts::words(text), marks));
     let mut words = Words::default();
@@ -133,7 +133,7 @@ pub(super) fn find(text: &str, marks: &Marks, is_heading: bool) -> Words {
     words
 }
 
-/// Whether a token is crossed out, and why it is not to be read as the address that its characters are.
+/// Returns whether a token is crossed out, and the reason why its characters are not read as an address, if any.
 fn doubt(token: &Range<usize>, marks: &Marks) -> (bool, Option<Unclear>) {
     if marks.is_reordered {
         return (false, Some(Unclear::Reordered));
@@ -159,7 +159,7 @@ fn doubt(token: &Range<usize>, marks: &Marks) -> (bool, Option<Unclear>) {
     }
 }
 
-/// Addresses that are whole only together with raised text.
+/// Returns the addresses that are complete only together with raised text.
 fn raised(text: &str, marks: &Marks) -> Vec<Found> {
     let is_of_one = |c: char| c.is_ascii_hexdigit() || ".:/".contains(c);
     let is_whole = |text: &str| !text.ends_with(':') && parse_token(text, &mut Vec::new()).is_ok();
@@ -188,7 +188,7 @@ fn raised(text: &str, marks: &Marks) -> Vec<Found> {
         .collect()
 }
 
-/// Two addresses, of which one is crossed out, need no blank between them.
+/// Divides words at the borders of crossed-out text, since no blank needs to separate two addresses there.
 fn divide(text: &str, words: Vec<Range<usize>>, marks: &Marks) -> Vec<Range<usize>> {
     if marks.struck_out.is_empty() {
         return words;
@@ -214,7 +214,7 @@ fn divide(text: &str, words: Vec<Range<usize>>, marks: &Marks) -> Vec<Range<usiz
     divided
 }
 
-/// Two capitals that name a region. Where a page was flattened, they are all that is left of a table.
+/// Returns whether a word is two capitals, which name a region. In flattened pages they are all that is left of a table.
 fn is_code(word: &str) -> bool {
     word.len() == 2 && word.bytes().all(|byte| byte.is_ascii_uppercase()) && word != "IP"
 }

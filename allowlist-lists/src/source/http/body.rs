@@ -70,7 +70,8 @@ pub(super) async fn receive(
     })
 }
 
-/// Whether only the end of the connection ends the body (RFC 9112, 6.3), which does not distinguish a complete body from a truncated one.
+/// Returns whether only the end of the connection ends the body (RFC 9112, 6.3), so that a truncated body looks
+/// complete.
 fn ends_by_close(response: &Response) -> bool {
     if response.version() >= Version::HTTP_2 {
         return false;
@@ -81,7 +82,7 @@ fn ends_by_close(response: &Response) -> bool {
     }
 }
 
-/// The length that the server announced, unless the body is in chunks, which replace it.
+/// Returns the length that the server announced, unless the body is in chunks, which replace it.
 fn length(response: &Response) -> Option<u64> {
     let headers = response.headers();
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -90,13 +91,13 @@ fn length(response: &Response) -> Option<u64> {
     last_word(headers, &CONTENT_LENGTH)?.parse().ok()
 }
 
-/// The last word of a header that lists words, which may be several lines.
+/// Returns the last word of a header that lists words, which may be several lines.
 fn last_word<'h>(headers: &'h HeaderMap, name: &reqwest::header::HeaderName) -> Option<&'h str> {
     let line = headers.get_all(name).iter().next_back()?;
     Some(line.to_str().ok()?.rsplit(',').next()?.trim())
 }
 
-/// Whether the body is compressed as it was requested. Other words are found in this header too, such as
+/// Returns whether the body is compressed as it was requested. Other words are found in this header too, such as
 /// `utf-8`, and mean nothing.
 fn is_gzip(headers: &HeaderMap) -> Result<bool, FetchErrorCause> {
     let lines: Vec<_> = headers

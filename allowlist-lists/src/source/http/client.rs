@@ -55,8 +55,8 @@ impl Clients {
         })
     }
 
-    /// The client for a request to that URL, and the guard of its host. `may_be_private` is whether
-    /// the host may be at a private address.
+    /// Returns the client for a request to a URL, and the guard of its host. `may_be_private` states whether the host may
+    /// have a private address.
     ///
     /// # Errors
     /// The URL states an address that no request may go to, or no client can be made.
@@ -127,7 +127,7 @@ impl Clients {
     }
 }
 
-/// How long connecting may take. Shorter than the whole, so that a second address has its turn.
+/// Returns the time limit for connecting, which is shorter than that of the request, so that a second address is tried.
 pub(super) fn connect_timeout(http: &Http) -> Duration {
     CONNECT_TIMEOUT.min(http.timeout)
 }
@@ -157,14 +157,14 @@ async fn read_certificates(file: &Path) -> Result<Vec<Certificate>, FetchErrorCa
     Ok(certificates)
 }
 
-/// An error, and what caused it, from the outside in.
+/// Returns an error and its causes, the outermost first.
 pub(super) fn chain<'e>(
     error: &'e (dyn Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// The last reason, which is not the client's own.
+/// Returns the innermost cause, which is not an error of the client itself.
 pub(super) fn innermost(error: &reqwest::Error) -> String {
     chain(error)
         .skip(1)

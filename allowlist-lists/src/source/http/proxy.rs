@@ -11,6 +11,8 @@ use reqwest::Url;
 
 use crate::source::error::FetchErrorCause;
 
+/// Checks that the client can use the proxy that the environment sets for this URL, if any.
+///
 /// # Errors
 /// A variable names a proxy for this URL, and the client could not use it.
 pub(super) fn check(url: &Url) -> Result<(), FetchErrorCause> {
@@ -28,7 +30,7 @@ pub(super) fn check(url: &Url) -> Result<(), FetchErrorCause> {
     }
 }
 
-/// The first of the names that is set to something, and its value if that is text.
+/// Returns the first variable that is set and not empty, and its value if that is UTF-8.
 fn first_set(names: [&'static str; 2]) -> Option<(&'static str, Option<String>)> {
     let set = |name| match env::var(name) {
         Ok(value) if value.is_empty() => None,
@@ -39,7 +41,7 @@ fn first_set(names: [&'static str; 2]) -> Option<(&'static str, Option<String>)>
     names.into_iter().find_map(set)
 }
 
-/// The reason why a variable's value is unusable, if it is.
+/// Returns the reason why a variable's value is unusable, if it is.
 fn problem(value: Option<&str>) -> Option<&'static str> {
     let Some(value) = value else {
         return Some("it is not UTF-8");
@@ -62,7 +64,7 @@ fn problem(value: Option<&str>) -> Option<&'static str> {
     is_port_wrong.then_some("its port is not a number up to 65535")
 }
 
-/// Whether requests to this URL use a proxy despite `NO_PROXY`.
+/// Returns whether requests to this URL use a proxy despite `NO_PROXY`.
 fn is_proxied(url: &Url) -> bool {
     let any = Matcher::builder()
         .all("http://proxy.invalid:1")

@@ -19,11 +19,11 @@ use url::Host;
 /// The class of an address, by which requests are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Anywhere else.
+    /// Any other address, which is public.
     Public,
-    /// On this host or in its owner's networks.
+    /// An address of this host or of its owner's networks.
     Private,
-    /// On this host's link, or the metadata service of a cloud, which returns secrets to any request.
+    /// An address on this host's link, or of the metadata service of a cloud, which returns secrets to any request.
     Local,
 }
 
@@ -38,7 +38,7 @@ pub enum AddressError {
     Local {
         /// The host of the URL.
         host: String,
-        /// Its address.
+        /// The address of the host.
         address: IpAddr,
     },
     /// A private address, to which a public server leads.
@@ -49,7 +49,7 @@ pub enum AddressError {
     Private {
         /// The host of the URL.
         host: String,
-        /// Its address.
+        /// The address of the host.
         address: IpAddr,
     },
 }
@@ -60,7 +60,7 @@ const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-/// The same: AWS, Google Cloud.
+/// Metadata services with private IPv6 addresses: AWS, Google Cloud.
 const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
@@ -113,7 +113,7 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
     }
 }
 
-/// The IPv4 address that a mapped, a translated (RFC 6052) or a 6to4 address leads to.
+/// Returns the IPv4 address that a mapped, a translated (RFC 6052) or a 6to4 address leads to.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = u128::from(address);
     let at = |shift: u32| Some(Ipv4Addr::from((bits >> shift) as u32));
@@ -124,7 +124,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// The address that a URL states, if it states one.
+/// Returns the address that a URL states, if it states one.
 pub(super) fn literal(url: &Url) -> Option<IpAddr> {
     match url.host()? {
         Host::Ipv4(address) => Some(address.into()),
@@ -133,7 +133,7 @@ pub(super) fn literal(url: &Url) -> Option<IpAddr> {
     }
 }
 
-/// The addresses at which one host may be, and where it was found to be.
+/// The permitted addresses of one host, and the class of the address at which it was found.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     host: String,
@@ -150,7 +150,7 @@ impl Guard {
         }
     }
 
-    /// Where the host was found to be. Public where that is not known, as where a proxy connects to it.
+    /// Returns the class of the address at which the host was found; public if it is unknown, as for a proxy.
     pub(super) fn found_at(&self) -> Reach {
         if self.was_private.load(Ordering::Relaxed) {
             Reach::Private
@@ -159,7 +159,7 @@ impl Guard {
         }
     }
 
-    /// The addresses of the host that may be connected to.
+    /// Returns the addresses of the host to which a connection is permitted.
     ///
     /// # Errors
     /// Every address is refused.

@@ -87,13 +87,13 @@ impl RequestTarget {
         }
     }
 
-    /// Whether a message may quote the body. The answer of a private server is quoted only if the configuration names
-    /// that server, because vendors choose the targets of redirects and links.
+    /// Returns whether a message may quote the body. The answer of a private server is quoted only if the configuration
+    /// names that server, because vendors choose the targets of redirects and links.
     pub(super) fn may_be_shown(&self) -> bool {
         self.at == Reach::Public || self.url.host_str() == self.first_host.as_deref()
     }
 
-    /// Whether this server may have a private address: the configured one may, and the targets of a private one.
+    /// Returns whether this server may have a private address: the configured one may, and the targets of a private one.
     fn may_be_private(&self) -> bool {
         self.is_start || self.from == Reach::Private
     }
@@ -269,7 +269,7 @@ fn validator(target: &RequestTarget, headers: &HeaderMap) -> Validator {
     }
 }
 
-/// The next page of a list in pages, by the `Link` header (RFC 8288).
+/// Returns the next page of a list in pages, by the `Link` header (RFC 8288).
 fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
     let texts = headers
         .get_all(LINK)
@@ -318,7 +318,7 @@ fn refused(response: &Response) -> Failure {
     }
 }
 
-/// Whether the answer is a browser challenge, by the headers of the services that send them.
+/// Returns whether the answer is a browser challenge, by the headers of the services that send them.
 fn is_challenge(headers: &HeaderMap) -> bool {
     const HEADERS: [&str; 4] = [
         "cf-mitigated",

@@ -59,7 +59,7 @@ impl Server {
     }
 }
 
-/// The name servers in the order of their use.
+/// Returns the name servers in the order of their use.
 pub(super) async fn servers(lookup: &Lookup) -> Result<Vec<Server>, NameError> {
     let addresses = addresses_of_servers(lookup).await?;
     let server = |address: SocketAddr| Server {
@@ -111,7 +111,8 @@ fn resolver(server: SocketAddr, timeout: Duration, edns: bool) -> TokioResolver 
         .expect("a resolver without TLS needs nothing that could be missing")
 }
 
-/// One family of one name, by the first server that knows. Each has an equal part of the time that is left.
+/// Returns the addresses of one family of a name, from the first server that answers. Each server has an equal part of
+/// the remaining time.
 pub(super) async fn query(
     servers: &[Server],
     name: &str,
@@ -162,7 +163,7 @@ impl Addresses {
     }
 }
 
-/// The addresses among a server's records that the name leads to.
+/// Returns the addresses among a server's records to which the name leads.
 fn addresses(
     name: &str,
     asked: &Name,
@@ -217,7 +218,7 @@ fn refused(name: String, record: RecordType, server: SocketAddr, code: ResponseC
     }
 }
 
-/// The reason without the resolver's own words around the system's.
+/// Returns the reason without the text that the resolver puts around the system's.
 fn problem(error: &NetError) -> String {
     match error {
         NetError::Io(error) => error.to_string(),

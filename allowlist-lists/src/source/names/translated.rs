@@ -29,7 +29,7 @@ pub(super) fn is_within(prefix: &IpNet, wider: &Ipv6Net) -> bool {
     matches!(prefix, IpNet::V6(prefix) if wider.contains(prefix))
 }
 
-/// Whether an IPv6 address ends in one of the IPv4 addresses, be it that a DNS64 made it or its owner.
+/// Returns whether an IPv6 address ends in one of the IPv4 addresses, as those that a DNS64 synthesises.
 pub(super) fn is_suspect(v4: &BTreeSet<IpNet>, v6: &BTreeSet<IpNet>) -> bool {
     let ends = v6.iter().filter_map(|prefix| match prefix {
         IpNet::V6(prefix) => Some(end(prefix.addr())),
@@ -39,7 +39,7 @@ pub(super) fn is_suspect(v4: &BTreeSet<IpNet>, v6: &BTreeSet<IpNet>) -> bool {
         .any(|end| v4.contains(&IpNet::new_assert(end.into(), 32)))
 }
 
-/// The prefixes that this network's DNS64 puts before IPv4 addresses; none if it has no DNS64.
+/// Returns the prefixes that this network's DNS64 puts before IPv4 addresses; none if it has no DNS64.
 pub(super) async fn discover(servers: &[Server], deadline: Instant) -> Vec<Ipv6Net> {
     let name = Name::from_ascii(PROBE).expect("it is a name");
     let Ok(found) = query(servers, PROBE, name, RecordType::AAAA, deadline).await else {
@@ -59,7 +59,7 @@ pub(super) async fn discover(servers: &[Server], deadline: Instant) -> Vec<Ipv6N
     translators
 }
 
-/// The last 32 bits.
+/// Returns the last 32 bits of an address.
 fn end(address: Ipv6Addr) -> Ipv4Addr {
     Ipv4Addr::from(u128::from(address) as u32)
 }

@@ -43,7 +43,8 @@ pub(super) fn is_bracket(c: char) -> bool {
     "()[]{}<>（）【】「」『』［］〔〕\"'`“”‘’«»‹›".contains(c)
 }
 
-/// The characters of a word as those of an address that they look like. Never used as an address.
+/// Returns a word with each character replaced by the character of an address that it resembles. The result is never
+/// used as an address.
 pub(super) fn fold(word: &str) -> Cow<'_, str> {
     if word.is_ascii() {
         return Cow::Borrowed(word);

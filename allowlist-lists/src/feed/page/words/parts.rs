@@ -9,9 +9,9 @@ use super::chars::{is_between, is_bracket};
 use super::is_code;
 use super::shape::{has_candidate, host, is_ipv6, is_pattern, quads};
 
-/// Of a URL in brackets.
+/// The maximum length of a URL in brackets.
 const LONGEST_URL: usize = 4096;
-/// With brackets around it.
+/// The maximum length of an address with brackets around it.
 const LONGEST_ADDRESS: usize = 60;
 
 /// Returns the places of the words, without brackets and punctuation.
@@ -32,7 +32,7 @@ pub(super) fn words(line: &str) -> Vec<Range<usize>> {
         .collect()
 }
 
-/// The text without its URLs, and these; a URL ends with the bracket that it began with.
+/// Returns the parts of a text: its URLs, and the text between them. A URL in brackets ends with its bracket.
 fn parts(raw: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = raw;
@@ -67,7 +67,7 @@ fn address_behind(url: &str) -> Option<usize> {
     has_candidate(&after).then_some(bracket)
 }
 
-/// Where a URL begins.
+/// Returns the offset at which a URL begins.
 pub(super) fn url(text: &str) -> Option<usize> {
     let colon = text.find("://")?;
     let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+.-".contains(c);
@@ -90,7 +90,7 @@ fn closing(opening: char) -> Option<char> {
         .or_else(|| "\"'`".contains(opening).then_some(opening))
 }
 
-/// `US:192.0.2.1(old)` is three words, as far as there is an address among them.
+/// Splits a word that contains an address: `US:192.0.2.1(old)` is three words.
 fn split(word: &str) -> Vec<&str> {
     if host(word).is_some() {
         return vec![word];
@@ -116,7 +116,7 @@ fn split(word: &str) -> Vec<&str> {
     parts
 }
 
-/// The words before a colon that is no address's own.
+/// Returns the words before and behind a colon that belongs to no address.
 fn labelled(word: &str) -> Option<(&str, &str)> {
     let (label, rest) = word.split_once([':', '：'])?;
     let is_word = label
@@ -140,8 +140,8 @@ fn labelled(word: &str) -> Option<(&str, &str)> {
         .then_some((label, rest))
 }
 
-/// Without the brackets, quotes and emphasis around it and the punctuation behind it. Several dots stay:
-/// an address may be cut short there.
+/// Returns a word without the brackets, quotes and emphasis around it and the punctuation behind it. Several dots stay,
+/// since an address may be cut short there.
 pub(super) fn unwrapped(word: &str) -> &str {
     let is_wrapping = |c: char| is_bracket(c) || "*_•".contains(c);
     let mut word = word.trim_matches(is_bracket);

@@ -79,9 +79,9 @@ const BEFORE_NUMBER: [&str; 10] = [
 const NEWER: [&str; 10] = [
     "newer", "later", "higher", "above", "greater", "up", "upwards", "earlier", "older", "onwards",
 ];
-/// Numbers of parts of documents are no greater.
+/// The greatest number of a section in a heading.
 const LAST_SECTION: u8 = 30;
-/// The same where the line is no heading.
+/// The greatest number of a section in other lines.
 const LAST_SECTION_IN_TEXT: u8 = 20;
 /// Bytes between words that belong together.
 const NEAR: usize = 6;
@@ -95,7 +95,7 @@ pub(super) struct Line<'t> {
 
 /// The meaning of four numbers with dots between them that are no address.
 pub(super) enum Number {
-    /// Of a version or of a part of a document, with the words that make it one.
+    /// The number of a version or of a part of a document, with the words that show it.
     Of(What, Range<usize>),
     /// The number of a section, or an address with a name behind it.
     Unclear,
@@ -132,7 +132,7 @@ impl<'t> Line<'t> {
         self.shapes.get(at) == Some(&Shape::Address)
     }
 
-    /// The text between two words beside each other, if it is short and has no separator.
+    /// Returns the text between two adjacent words, if it is short and has no separator.
     fn gap(&self, at: usize) -> Option<&'t str> {
         let (one, next) = (self.words.get(at)?, self.words.get(at + 1)?);
         let gap = self.text.get(one.end..next.start)?;
@@ -188,7 +188,7 @@ impl<'t> Line<'t> {
         (next, reading)
     }
 
-    /// An address with the length that stands apart from it: the place behind, and the prefix.
+    /// Returns the place behind an address and its separate length, and the prefix that they form.
     fn unit(&self, at: usize) -> (usize, Option<String>) {
         let address = self.word(at);
         if self.gap(at).is_none() {
@@ -233,7 +233,7 @@ impl<'t> Line<'t> {
         Some((1, link))
     }
 
-    /// Whether nothing but ranges and lists of addresses is in the line, and perhaps a label.
+    /// Returns whether nothing but ranges and lists of addresses is in the line, and perhaps a label.
     fn is_alone(&self) -> bool {
         let first = self
             .shapes
@@ -256,7 +256,7 @@ impl<'t> Line<'t> {
         })
     }
 
-    /// Whether the word before is a URL, and no blank is between.
+    /// Returns whether the previous word is a URL without a blank behind it.
     fn is_in_url(&self, at: usize) -> bool {
         let Some(before) = at.checked_sub(1) else {
             return false;
@@ -266,7 +266,7 @@ impl<'t> Line<'t> {
         !is_apart && self.word(before).contains("://")
     }
 
-    /// Whether the address at a place is the number of a version or of a part of a document.
+    /// Returns whether the address at a place is the number of a version or of a part of a document.
     pub(super) fn number(&self, at: usize, is_heading: bool) -> Option<Number> {
         let numbers = octets(self.word(at))?;
         let of = |what, from: usize, to: usize| {
@@ -330,7 +330,7 @@ pub(in crate::feed::page) fn is_link(text: &str) -> bool {
     is_range_word(text) || (!text.is_empty() && text.chars().all(|c| RANGE_SIGNS.contains(c)))
 }
 
-/// Whether a word is one that stands between the ends of a range.
+/// Returns whether a word can stand between the ends of a range.
 pub(in crate::feed::page) fn is_range_word(text: &str) -> bool {
     let text = text.trim();
     RANGE_WORDS
@@ -347,13 +347,13 @@ pub(in crate::feed::page) fn length(text: &str, is_named: bool) -> Option<&str> 
         .filter(|digits| is_number(digits))
 }
 
-/// Whether an address is a netmask, such as 255.255.255.0.
+/// Returns whether an address is a netmask, such as 255.255.255.0.
 pub(in crate::feed::page) fn is_netmask(text: &str) -> bool {
     octets(text)
         .is_some_and(|octets| octets[0] == 255 && ipnet::ipv4_mask_to_prefix(octets.into()).is_ok())
 }
 
-/// Which end of a range a label or a column names.
+/// The end of a range that a label or a column names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::feed::page) enum End {
     First,
@@ -363,7 +363,7 @@ pub(in crate::feed::page) enum End {
     To,
 }
 
-/// Which end a label names, if it names nothing else.
+/// Returns the end that a label names, if the label names nothing else.
 pub(in crate::feed::page) fn end(label: &str) -> Option<End> {
     let mut end = None;
     for word in label
@@ -389,7 +389,7 @@ pub(in crate::feed::page) fn end(label: &str) -> Option<End> {
     end
 }
 
-/// Whether a label is of lengths of prefixes: "Prefix", "Netmask", "Prefix length".
+/// Returns whether a label is about lengths of prefixes: "Prefix", "Netmask", "Prefix length".
 pub(in crate::feed::page) fn is_length_label(label: &str) -> bool {
     let mut names_it = false;
     label
@@ -407,7 +407,7 @@ pub(in crate::feed::page) fn is_length_label(label: &str) -> bool {
         && names_it
 }
 
-/// Whether a label is of version numbers and of no addresses.
+/// Returns whether a label is about version numbers and not about addresses.
 pub(in crate::feed::page) fn is_version_label(label: &str) -> bool {
     let words: Vec<String> = label
         .split(|c: char| !c.is_alphanumeric())

@@ -13,9 +13,9 @@ use super::parts::url;
 /// The class of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// No address, for certain.
+    /// The word is certainly no address.
     Prose,
-    /// To be read as an address, a prefix or a range, and refused if it is none.
+    /// The word must be an address, a prefix or a range, and is refused otherwise.
     Address,
     /// Looks like an address, and is something else.
     NotRead(What),
@@ -61,9 +61,9 @@ const PRERELEASES: [&str; 12] = [
     "patch", "hotfix",
 ];
 
-/// Of a host.
+/// The maximum length of the name of a host.
 const LONGEST_NAME: usize = 253;
-/// Of a pattern of addresses.
+/// The maximum length of a pattern of addresses.
 const LONGEST_PATTERN: usize = 24;
 
 pub(super) fn of(word: &str) -> Shape {
@@ -85,7 +85,7 @@ pub(super) fn of(word: &str) -> Shape {
     }
 }
 
-/// The class of a word that is not all of an address's characters.
+/// Returns the shape of a word that contains characters other than those of addresses.
 fn classify(text: &str) -> Shape {
     if let Some(start) = url(text) {
         // A text directly before a URL is glued to it.
@@ -129,7 +129,7 @@ pub(super) fn is_ipv6(text: &str) -> bool {
         && parse_prefix(text).is_ok()
 }
 
-/// Four numbers from 0 to 255 with dots between them and none around them.
+/// Returns the places of four numbers from 0 to 255 with dots between and none around them.
 pub(super) fn quads(text: &str) -> impl Iterator<Item = Range<usize>> {
     numbers(text).filter(|run| {
         let run = &text[run.clone()];
@@ -137,7 +137,7 @@ pub(super) fn quads(text: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Four or more such numbers.
+/// Returns the places of four or more numbers with dots between them.
 fn runs(text: &str) -> impl Iterator<Item = Range<usize>> {
     numbers(text).filter_map(|run| {
         let dotted = &text[run.clone()];
@@ -173,7 +173,7 @@ fn numbers(text: &str) -> impl Iterator<Item = Range<usize>> {
         .filter(|run| !run.is_empty())
 }
 
-/// The runs of digits, letters to `f`, colons and dots that are IPv6 addresses, and no names of a program
+/// Returns the places of IPv6 addresses: runs of digits, letters to `f`, colons and dots that are no names of a program
 /// (`AWS::S3::Bucket`), times or addresses of network cards.
 fn sixes(text: &str) -> impl Iterator<Item = Range<usize>> {
     let is_of_one = |c: char| c.is_ascii_hexdigit() || c == ':' || c == '.';
@@ -200,7 +200,7 @@ fn sixes(text: &str) -> impl Iterator<Item = Range<usize>> {
         })
 }
 
-/// Why a quad in a word is no address. `None` if it may be one.
+/// Returns the shape that shows that a quad in a word is no address; `None` if it may be one.
 fn excuse(text: &str, quad: &Range<usize>) -> Option<Shape> {
     let (before, after) = (&text[..quad.start], &text[quad.end..]);
     let note = |what| Some(Shape::NotRead(what));
@@ -271,7 +271,7 @@ pub(super) fn host(text: &str) -> Option<usize> {
     (user.contains(char::is_alphanumeric) && !has_candidate(user)).then_some(at)
 }
 
-/// Whether a quad goes on as a host name: `.nip.io`, `.in-addr.arpa`.
+/// Returns whether a quad goes on as a host name: `.nip.io`, `.in-addr.arpa`.
 fn is_host_name(after: &str) -> bool {
     let Some(rest) = after.strip_prefix('.') else {
         return false;
@@ -301,7 +301,7 @@ fn is_like_an_address(word: &str) -> bool {
             || colons() >= 6)
 }
 
-/// Three numbers and a length, as some write a network: `192.0.2/24`.
+/// Returns whether a word is a network of three numbers and a length: `192.0.2/24`.
 fn is_short(word: &str) -> bool {
     word.split_once('/').is_some_and(|(network, length)| {
         network.split('.').count() == 3
@@ -310,7 +310,7 @@ fn is_short(word: &str) -> bool {
     })
 }
 
-/// Whether brackets stand within an address: `192[.]0[.]2[.]1`.
+/// Returns whether brackets stand within an address: `192[.]0[.]2[.]1`.
 fn is_split(text: &str) -> bool {
     text.contains(is_bracket) && !text.contains('@') && {
         let bare: String = text.chars().filter(|c| !is_bracket(*c)).collect();
@@ -318,7 +318,7 @@ fn is_split(text: &str) -> bool {
     }
 }
 
-/// `192.0.2.*` and `192.0.2.x`.
+/// Returns whether a text is a pattern of addresses, such as `192.0.2.*` and `192.0.2.x`.
 pub(super) fn is_pattern(text: &str) -> bool {
     if text.len() > LONGEST_PATTERN {
         return false;
