@@ -433,7 +433,7 @@ impl Daemon {
     fn write_record(&mut self) {
         if self.is_meta_outdated {
             self.with_lists(|daemon, lists| {
-                daemon.store_meta(lists, daemon.dataplane.generation())
+                daemon.store_meta(lists, daemon.dataplane.generation());
             });
         }
     }
