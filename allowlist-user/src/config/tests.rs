@@ -305,7 +305,7 @@ fn warns_of_valid_but_suspicious_settings() {
     );
     expect![[r#"
         no interface to filter on: set `interfaces` in the configuration, or give --iface
-        services.web is open to everyone: sources.office holds ::/0
+        services.web is open to everyone: sources.office contains ::/0
         sources.old: PagerDuty has not updated this list since 2022-05-05: webhooks now come from other addresses; use pagerduty-webhooks-us or pagerduty-webhooks-eu
         sources.spare is not used: name it in a service's `allow`, or remove it"#]].assert_eq(&config.warnings().join("\n"));
     let right = parse_right(&format!("interfaces = [\"eth0\"]\n{VALID}"));
