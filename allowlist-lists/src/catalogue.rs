@@ -19,7 +19,7 @@ use toml::Table;
 
 pub use configuration::comment;
 
-/// The keys of a source that describe the format of its list, in display order.
+/// The configuration keys of a source that describe the format of its list, in display order.
 pub const FORMAT_KEYS: &[&str] = &[
     "format",
     "select",
@@ -38,7 +38,7 @@ pub const FORMAT_KEYS: &[&str] = &[
     "page",
 ];
 
-/// The keys that a `source` of the catalogue may have, in display order.
+/// The configuration keys that a `source` table of the catalogue may have, in display order.
 const KEYS: [&[&str]; 3] = [
     &[
         "url",
@@ -69,47 +69,49 @@ const KEYS: [&[&str]; 3] = [
     ],
 ];
 
-/// A source of the catalogue, complete except for its parameters and regions.
+/// An entry of the built-in catalogue: a vendor's address list, complete except for the parameters and regions that a
+/// source sets.
 #[derive(Clone, Debug)]
 pub struct Provider {
-    /// The value of `provider = "…"`.
+    /// The name of the provider, which a source sets as `provider = "…"`.
     pub name: String,
-    /// The vendor's name of the list.
+    /// The vendor's own name for the list.
     pub title: String,
-    /// A description: which side connects, and the purpose.
+    /// A description of the list: which side opens the connections, and their purpose.
     pub about: String,
-    /// The direction of the connections.
+    /// The direction of the connections between this host and the addresses of the list.
     pub direction: Direction,
-    /// The origin of the prefixes.
+    /// The origin of the provider's prefixes: fetched from the vendor, or built into this program.
     pub list: List,
-    /// The URL of the vendor's documentation, or of the list if there is none.
+    /// The URL of the vendor's documentation of the list, or of the list itself if there is no documentation.
     pub documented: String,
-    /// The day on which the provider was last compared with its evidence.
+    /// The day on which this catalogue entry was last compared with its evidence.
     pub checked: Date,
-    /// The number of prefixes that were observed, and the date.
+    /// The number of prefixes that the list had when it was observed, and the date of that observation.
     pub expected: String,
-    /// The evidence for the provider.
+    /// The kind of evidence on which this catalogue entry is based.
     pub evidence: Evidence,
-    /// A warning for the operator whenever the provider is used.
+    /// A warning that the operator gets whenever a source uses the provider; `None` if there is nothing to warn about.
     pub warning: Option<String>,
     regions: Vec<Region>,
-    /// The parameters that a source may set.
+    /// The parameters that a source may set for the provider, sorted by name.
     pub parameters: Vec<Parameter>,
-    /// The built-in prefixes of all regions, or of a provider without regions.
+    /// The built-in prefixes that do not depend on the chosen regions; for a provider without regions, all its built-in
+    /// prefixes.
     common: Vec<IpNet>,
 }
 
-/// The evidence for a provider.
+/// The kind of evidence on which a catalogue entry is based.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Evidence {
-    /// A list served by the vendor was parsed.
+    /// A copy of the list that the vendor served was parsed.
     Payload,
-    /// The vendor's documentation was read.
+    /// The vendor's documentation of the list was read.
     Documentation,
-    /// A third party's record of the response headers was read, without the body.
+    /// A third party's record of the response headers of the list was read, without the body.
     Headers,
-    /// The evidence is public programs that use the list.
+    /// The evidence is public programs of third parties that use the list.
     #[serde(rename = "third parties")]
     ThirdParties,
 }
@@ -117,59 +119,63 @@ pub enum Evidence {
 /// The origin of a provider's prefixes.
 #[derive(Clone, Debug)]
 pub enum List {
-    /// The list is fetched from the vendor: a source table with placeholders.
+    /// The list is fetched from the vendor. The table is the configuration of the source, with placeholders such as
+    /// `{region}`.
     Fetched(Table),
     /// The list is built into this program, as published on the day of the last check.
     BuiltIn,
 }
 
-/// A selectable part of a provider: a region, a data centre.
+/// A part of a provider's list that a source can select, such as a cloud region or a data centre.
 #[derive(Clone, Debug)]
 pub struct Region {
-    /// The value in `regions = ["…"]`.
+    /// The code with which a source selects the region, in `regions = ["…"]`.
     pub code: String,
-    /// The other names of the region in the vendor's documents.
+    /// Other names of the region in the vendor's documents, which select the region as its code does.
     pub aliases: Vec<String>,
-    /// Whether the region is used only if the configuration names it.
+    /// Whether the region is used only if the configuration names it; if false, the region is one of the default
+    /// regions.
     pub only_if_named: bool,
-    /// The value of `{region}` in the source table.
+    /// The text that replaces `{region}` in the provider's source table.
     pub value: String,
     /// The built-in prefixes of the region.
     pub prefixes: Vec<IpNet>,
 }
 
-/// A parameter of a provider: the value of `{name}` in its source table.
+/// A parameter of a provider, whose value replaces `{name}` in the provider's source table.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     /// The name of the parameter.
     pub name: String,
-    /// The description.
+    /// The description of the parameter, for the operator.
     pub about: String,
-    /// The default; if `None`, the configuration must set the parameter.
+    /// The value of the parameter if the configuration does not set it; if `None`, the configuration must set it.
     pub default: Option<String>,
-    /// The allowed values; empty for any value that cannot change the structure of a URL or a path.
+    /// The values that the parameter may have; empty if any value is allowed that cannot change the structure of a URL
+    /// or a path.
     pub values: Vec<String>,
 }
 
-/// Returns all providers, sorted by name.
+/// Returns all providers of the built-in catalogue, sorted by name.
 pub fn all() -> &'static [Provider] {
     static PROVIDERS: LazyLock<Vec<Provider>> =
         LazyLock::new(|| written::parse(written::TEXT).expect("a test parses the catalogue"));
     &PROVIDERS
 }
 
-/// Returns the provider with this name.
+/// Returns the provider with the name `name`, or `None` if the catalogue has no such provider.
 pub fn find(name: &str) -> Option<&'static Provider> {
     all().iter().find(|provider| provider.name == name)
 }
 
 impl Provider {
-    /// Returns the regions; empty if the provider has none.
+    /// Returns the regions of the provider; empty if the provider has none.
     pub fn regions(&self) -> &[Region] {
         &self.regions
     }
 
-    /// Returns the region with this code or alias, ignoring case.
+    /// Returns the provider's region whose code or alias is `code`, ignoring case, or `None` if the provider has no
+    /// such region.
     pub fn region(&self, code: &str) -> Option<&Region> {
         let is_named = |name: &str| name.eq_ignore_ascii_case(code);
         self.regions
@@ -177,17 +183,17 @@ impl Provider {
             .find(|region| is_named(&region.code) || region.aliases.iter().any(|a| is_named(a)))
     }
 
-    /// Returns the built-in prefixes that belong to no region.
+    /// Returns the provider's built-in prefixes that do not depend on the chosen regions.
     pub fn common_prefixes(&self) -> &[IpNet] {
         &self.common
     }
 
-    /// Returns the parameters, sorted by name.
+    /// Returns the parameters of the provider, sorted by name.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// Returns whether the name, the title or the description contains a word, ignoring case.
+    /// Returns whether the provider's name, title or description contains `word`, ignoring case.
     pub fn matches(&self, word: &str) -> bool {
         let word = word.to_lowercase();
         [&self.name, &self.title, &self.about]
@@ -195,10 +201,12 @@ impl Provider {
             .any(|text| text.to_lowercase().contains(&word))
     }
 
-    /// Returns the source table for these regions, or for the default regions if none are given.
+    /// Returns the provider's source table, with the placeholders replaced for `regions` (the default regions if it is
+    /// empty) and `parameters`.
     ///
     /// # Errors
-    /// A parameter is missing, unknown or invalid; the message contains the remedy.
+    /// The provider's list is built in, the provider requires `regions`, or a parameter is missing, unknown or invalid.
+    /// The error is a message for the operator.
     pub fn table(
         &self,
         regions: &[&Region],
@@ -224,7 +232,8 @@ impl Provider {
         Ok(table)
     }
 
-    /// Returns the built-in prefixes of these regions, or of the default regions if none are given. Sorted and distinct.
+    /// Returns the provider's built-in prefixes for `regions` (the default regions if it is empty), sorted and
+    /// distinct.
     pub fn prefixes(&self, regions: &[&Region]) -> Vec<IpNet> {
         let regions = self.chosen(regions);
         let of_regions = regions.iter().flat_map(|region| &region.prefixes);
@@ -234,7 +243,7 @@ impl Provider {
         prefixes
     }
 
-    /// Returns the given regions without duplicates, or the default regions if none are given.
+    /// Returns the regions in `named` without duplicates, or the provider's default regions if `named` is empty.
     fn chosen<'p>(&'p self, named: &[&'p Region]) -> Vec<&'p Region> {
         if named.is_empty() {
             let usual = self.regions.iter().filter(|region| !region.only_if_named);
@@ -249,7 +258,8 @@ impl Provider {
         chosen
     }
 
-    /// Returns the values of all parameters.
+    /// Returns the value of each parameter by its name: the value in `given`, or the default. The error is a message
+    /// for the operator.
     fn values<'v>(
         &'v self,
         given: &'v BTreeMap<String, String>,
@@ -295,7 +305,7 @@ impl Provider {
 }
 
 impl Parameter {
-    /// Checks a value, which becomes a part of a URL or a path without escaping.
+    /// Checks a value of this parameter. A value becomes a part of a URL or a path without escaping.
     fn check(&self, value: &str) -> Result<(), String> {
         if !self.values.is_empty() {
             if self.values.iter().any(|known| known == value) {
@@ -324,7 +334,7 @@ impl Parameter {
     }
 }
 
-/// Returns quoted values, such as `"a", "b, c"`, since values may contain commas.
+/// Returns the values for a message, each in quotes since a value may contain commas: `"a", "b, c"`.
 fn quoted(values: &[String]) -> String {
     let quoted: Vec<_> = values.iter().map(|value| format!("{value:?}")).collect();
     quoted.join(", ")

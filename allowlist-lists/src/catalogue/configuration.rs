@@ -9,14 +9,15 @@ use toml::{Table, Value};
 
 use super::{Direction, KEYS, List, Parameter, Provider, expand};
 
-/// The maximum width of comments.
+/// The maximum width of a comment line in a generated configuration, in characters.
 const WIDTH: usize = 100;
-/// The example of a value that only the operator knows.
+/// The example value in a generated configuration for a parameter whose value only the operator knows.
 const EXAMPLE: &str = "example";
 
 impl Provider {
-    /// Returns a `[sources]` table with this provider and its parameters, and a service that allows it. Comments contain
-    /// the vendor's page, the day of the last check, the warning and the expanded source.
+    /// Returns an example configuration: a `[sources]` table with this provider and its parameters, and a service that
+    /// allows it. Comments contain the vendor's page, the day of the last check, the warning and the source table that
+    /// the provider stands for.
     pub fn configuration(&self) -> String {
         let mut text = String::new();
         text += &comment(&format!("Documented at {}", self.documented));
@@ -96,7 +97,8 @@ impl Provider {
         text
     }
 
-    /// Returns the expanded source as comments.
+    /// Returns the source table that the provider stands for by default, or its number of built-in prefixes, as comment
+    /// lines.
     fn expanded(&self) -> String {
         let List::Fetched(source) = &self.list else {
             let count = self.prefixes(&[]).len();
@@ -119,13 +121,14 @@ impl Provider {
 }
 
 impl Parameter {
-    /// Returns the default if it is a valid value. A pattern for "all" is not; `about` describes it.
+    /// Returns the parameter's default if the configuration could set it. A pattern for "all" could not be set and
+    /// yields `None`.
     fn shown_default(&self) -> Option<&str> {
         let default = self.default.as_deref();
         default.filter(|default| self.check(default).is_ok())
     }
 
-    /// Returns an example of a value.
+    /// Returns an example of a value of the parameter for a generated configuration.
     fn example(&self) -> &str {
         let first = self.values.first().map(String::as_str);
         let known = self.shown_default().or(first);
@@ -133,7 +136,7 @@ impl Parameter {
     }
 }
 
-/// Returns a key and its value as a comment; a long array has one item per line.
+/// Returns a configuration key and its value as a TOML comment; a long array has one item per line.
 fn key_comment(key: &str, value: &Value) -> String {
     let line = format!("#     {key} = {}\n", inline(value));
     match value {
@@ -147,7 +150,7 @@ fn key_comment(key: &str, value: &Value) -> String {
     }
 }
 
-/// Returns a value as TOML in one line.
+/// Returns a TOML value as text in one line.
 fn inline(value: &Value) -> String {
     match value {
         Value::Table(table) => format!("{{ {} }}", members(table)),
@@ -163,7 +166,7 @@ fn members(table: &Table) -> String {
     members.join(", ")
 }
 
-/// Wraps a text into lines of a comment.
+/// Returns a text as TOML comment lines of limited width, each starting with `#`.
 pub fn comment(text: &str) -> String {
     let mut lines = String::new();
     let mut line = "#".to_owned();

@@ -11,10 +11,11 @@ use toml::{Table, Value};
 
 use super::Region;
 
-/// The placeholder of the chosen regions.
+/// The name of the placeholder (`{region}`) that the chosen regions replace.
 const REGION: &str = "region";
 
-/// Returns the table for these regions. A placeholder without a value stays.
+/// Returns `source` with `{region}` replaced for `regions` and other placeholders by `values`; a placeholder without a
+/// value stays.
 pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str, &str>) -> Table {
     let fill = |text: &str| fill_each(text, regions, values);
     let entry = |(key, value): (&String, &Value)| {
@@ -41,8 +42,8 @@ pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str,
     source.iter().map(entry).collect()
 }
 
-/// Replaces the alternation of regions in `page` of `expanded` by a pattern for each region, since each region that the
-/// configuration names must be on the page.
+/// Changes `page` of the source table `expanded`: an expression that matches any of `regions` becomes one expression
+/// for each region, since each region that the configuration names must be on the page.
 pub(super) fn split_page(
     expanded: &mut Table,
     source: &Table,
@@ -67,7 +68,8 @@ pub(super) fn split_page(
     }
 }
 
-/// Returns a string for each region, or one string if the text does not contain the region.
+/// Returns `text` with its placeholders replaced, once for each region, or once in all if it does not contain
+/// `{region}`.
 fn fill_each(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> Vec<String> {
     if !has_region(text, regions) {
         return vec![fill(text, |name| values.get(name).copied())];
@@ -81,7 +83,8 @@ fn fill_each(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> 
     regions.iter().map(for_region).collect()
 }
 
-/// Returns one string that matches all regions as a regular expression.
+/// Returns `text` with its placeholders replaced, and `{region}` by a regular expression that matches each of the
+/// regions.
 fn fill_choice(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> String {
     let choices: Vec<_> = regions.iter().map(|region| region.value.as_str()).collect();
     let choice = format!("(?:{})", choices.join("|"));

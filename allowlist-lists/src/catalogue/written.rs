@@ -13,10 +13,10 @@ use toml::Table;
 use super::{Direction, Evidence, List, Parameter, Provider, Region};
 use crate::feed;
 
-/// The text of the catalogue.
+/// The text of the catalogue file, `providers.toml`.
 pub(super) const TEXT: &str = include_str!("providers.toml");
 
-/// Parses the catalogue. Providers are sorted by name.
+/// Parses the text of the catalogue file into providers, sorted by name. The error is a message with the reason.
 pub(super) fn parse(text: &str) -> Result<Vec<Provider>, String> {
     let entries: BTreeMap<String, Entry> =
         toml::from_str(text).map_err(|error| error.to_string())?;
@@ -66,7 +66,7 @@ fn parse_prefixes(tokens: &[String]) -> Result<Vec<IpNet>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// A provider in the file.
+/// A provider as it is written in the catalogue file; its name is the key of its table.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
