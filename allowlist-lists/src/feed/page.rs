@@ -39,7 +39,8 @@ pub(super) fn parse_html(rules: &Page, bytes: &[u8], today: Date) -> Result<List
     parts(&Document::read(&html), rules, today)
 }
 
-/// Returns the list of all selected parts; each part has to exist.
+/// Returns the prefixes and notes of all parts of the page that `rules` selects; a part that is not on the page is an
+/// error.
 fn parts(document: &Document, rules: &Page, today: Date) -> Result<List, FeedError> {
     let mut list = select::select(document, rules, today)?;
     for part in &rules.and {
@@ -58,7 +59,7 @@ fn parts(document: &Document, rules: &Page, today: Date) -> Result<List, FeedErr
     Ok(list)
 }
 
-/// Returns whether the text has an element. The parser makes a page of any text.
+/// Returns whether the text contains an HTML element. The HTML parser accepts any text, so it does not find out.
 fn has_element(text: &str) -> bool {
     text.as_bytes()
         .windows(2)
@@ -76,7 +77,8 @@ pub(super) fn parse_markdown(rules: &Page, bytes: &[u8], today: Date) -> Result<
     parts(&Document::read(&html), rules, today)
 }
 
-/// Returns whether the text is a whole page instead of Markdown, which may contain parts of pages.
+/// Returns whether the text is a whole HTML page instead of Markdown. Markdown may contain HTML elements, so only the
+/// start of the text counts.
 fn is_html(text: &str) -> bool {
     let text = text.trim_start().as_bytes();
     ["<!doctype", "<html"].iter().any(|start| {

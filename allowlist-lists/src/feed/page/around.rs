@@ -12,10 +12,11 @@ use super::labels::{OfLabels, OfTexts};
 use super::table::{CellId, Row};
 use super::words::LONGEST_LABEL;
 
-/// Headers of a cell that are looked at, of which people write one or two.
+/// The maximum number of headers of a cell that are searched for an announcement. Tables have one or two.
 const MOST_HEADERS: usize = 3;
 
-/// The worst announcement, and its text.
+/// The announcement about addresses, such as their removal, that is worst among several texts, and the text that
+/// contains it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said<'d> {
     pub fate: Fate,
@@ -41,9 +42,9 @@ impl<'d> Said<'d> {
 
 pub(super) struct Around<'d> {
     document: &'d Document,
-    /// The elements, each with its parent.
+    /// The announcements in each container of the document, together with those in its outer containers.
     containers: Vec<Judged<'d>>,
-    /// The rows, by table and row.
+    /// The announcements in each table row, by the index of the table and of the row.
     rows: Vec<Vec<Judged<'d>>>,
     labels: OfLabels<Labelled<'d>>,
     fates: OfTexts<Fate>,
@@ -53,7 +54,7 @@ pub(super) struct Around<'d> {
 #[derive(Clone, Copy, Default)]
 struct Judged<'d> {
     said: Said<'d>,
-    /// The text that the configuration leaves out.
+    /// The text that matches `exclude_row` of the configuration; `None` if no text does.
     excluded: Option<&'d str>,
 }
 
@@ -66,7 +67,7 @@ impl Judged<'_> {
     }
 }
 
-/// The announcement of the labels, and the innermost cell among them.
+/// The worst announcement in the labels that apply to a line, and the innermost table cell among their scopes.
 #[derive(Clone, Copy, Default)]
 struct Labelled<'d> {
     said: Said<'d>,
@@ -116,7 +117,8 @@ impl<'d> Around<'d> {
         }
     }
 
-    /// Returns the announcement for a line, and the text by which the configuration excludes it.
+    /// Returns the worst announcement about the addresses in `line`, and the text by which `exclude_row` of the
+    /// configuration excludes them, if any.
     pub(super) fn judge(&mut self, line: &'d Line) -> (Said<'d>, Option<&'d str>) {
         let labelled = self.labelled(line);
         let container = line.container.map(|at| self.containers[at]);
@@ -158,7 +160,7 @@ impl<'d> Around<'d> {
     }
 }
 
-/// Returns the fate that cells of a row below headers such as "Deprecated" state.
+/// Returns the announcement about a row's addresses in its cells below headers such as "Deprecated".
 fn below_headers(document: &Document, row: &Row, known: &mut OfTexts<bool>) -> Fate {
     let mut fate = Fate::Stays;
     for cell in &row.cells {

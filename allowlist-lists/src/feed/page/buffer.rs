@@ -7,25 +7,27 @@ use std::ops::Range;
 
 use super::words::chars::{is_invisible, is_override};
 
-/// The reason why the characters on both sides of a place may not belong together, in ascending strength.
+/// The reason why the characters before and after a place in a line may not belong together, in ascending order of
+/// strength.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mark {
-    /// An element, a comment or a picture begins or ends between two hexadecimal digits.
+    /// An element, a comment or a picture begins or ends at the place, between two hexadecimal digits.
     Markup,
-    /// There is an invisible character.
+    /// An invisible character stands at the place; it is not in the text of the line.
     Invisible,
-    /// Raised or lowered text begins or ends; a blank was put there.
+    /// Superscript or subscript text begins or ends at the place; a space was inserted there.
     Raised,
 }
 
-/// Properties of a line besides its text.
+/// The places and ranges of a line at which its text is not plain.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// The byte offsets in the text, ascending. The offset of raised text is that of its blank.
+    /// The marked places as byte offsets in the line's text, ascending. For superscript or subscript text, it is the
+    /// offset of the inserted space.
     pub places: Vec<(usize, Mark)>,
-    /// The struck-out ranges, ascending.
+    /// The crossed-out byte ranges of the line's text, ascending.
     pub struck_out: Vec<Range<usize>>,
-    /// Whether a part is shown in another order than it is written.
+    /// Whether a part of the line is shown in another order than it is written.
     pub is_reordered: bool,
 }
 
@@ -34,7 +36,7 @@ pub(super) struct Buffer {
     text: String,
     marks: Marks,
     pending: Option<Mark>,
-    /// The start of the struck-out range that is still open.
+    /// The byte offset at which crossed-out text began that has not ended; `None` outside of such text.
     strike: Option<usize>,
 }
 
@@ -79,7 +81,7 @@ impl Buffer {
         self.text.push(c);
     }
 
-    /// Marks the place before the next character.
+    /// Marks the place before the next character; if several marks apply, the strongest one is kept.
     pub(super) fn mark(&mut self, mark: Mark) {
         self.pending = self.pending.max(Some(mark));
     }
@@ -102,7 +104,7 @@ impl Buffer {
         }
     }
 
-    /// Returns the line's text and marks. Struck-out text continues in the next line.
+    /// Returns the text and the marks of the line, and begins a new one. Crossed-out text continues in the new line.
     pub(super) fn take(&mut self) -> (String, Marks) {
         let is_struck_out = self.strike.is_some();
         self.end_strike();

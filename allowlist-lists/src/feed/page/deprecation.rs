@@ -7,7 +7,7 @@
 
 use jiff::civil::Date;
 
-/// Words that announce an end by themselves.
+/// Words that announce by themselves that addresses were removed.
 const ENDED: [&str; 6] = [
     "deprecated",
     "retired",
@@ -16,7 +16,8 @@ const ENDED: [&str; 6] = [
     "obsolete",
     "sunsetted",
 ];
-/// Words that announce an end with an auxiliary verb before them, alone, or with a date.
+/// Words that announce that addresses were removed if an auxiliary verb stands before them, or if they stand alone or
+/// with a date.
 const ENDED_WITH_VERB: [&str; 14] = [
     "removed",
     "withdrawn",
@@ -33,7 +34,7 @@ const ENDED_WITH_VERB: [&str; 14] = [
     "superseded",
     "unused",
 ];
-/// Words that announce a future end, with or without a date.
+/// Words that announce a future removal of addresses, with or without a date.
 const ENDING: [&str; 5] = [
     "deprecating",
     "retiring",
@@ -41,7 +42,7 @@ const ENDING: [&str; 5] = [
     "sunsetting",
     "removing",
 ];
-/// Words that announce an end with a date, and are unclear without.
+/// Words that announce a removal of addresses if a date stands with them, and are unclear without a date.
 const END: [&str; 7] = [
     "deprecation",
     "retirement",
@@ -51,7 +52,7 @@ const END: [&str; 7] = [
     "end-of-life",
     "end-of-support",
 ];
-/// Words that announce an end if nothing but a date stands beside them.
+/// Words that announce a removal of addresses if nothing but a date stands beside them.
 const UP_TO: [&str; 7] = [
     "until",
     "till",
@@ -61,7 +62,7 @@ const UP_TO: [&str; 7] = [
     "expiration",
     "ends",
 ];
-/// Words that may follow "no longer".
+/// Words that announce a removal of addresses after "no longer".
 const USED: [&str; 9] = [
     "used",
     "in",
@@ -73,7 +74,7 @@ const USED: [&str; 9] = [
     "required",
     "available",
 ];
-/// Words after which an announcement is conditional, or concerns other addresses.
+/// Words after which an announcement is conditional or is about other addresses.
 const OF_OTHERS: [&str; 26] = [
     "replaces",
     "replace",
@@ -102,7 +103,7 @@ const OF_OTHERS: [&str; 26] = [
     "can",
     "should",
 ];
-/// Words beside an announcement that do not change its meaning.
+/// Words that may stand beside an announcement of a removal without changing its meaning.
 const FILLERS: [&str; 57] = [
     "on",
     "since",
@@ -162,11 +163,11 @@ const FILLERS: [&str; 57] = [
     "down",
     "end",
 ];
-/// Words between an auxiliary verb and its verb.
+/// The maximum distance, in words, between an auxiliary verb and its verb.
 const REACH: usize = 5;
-/// Words between a verb and its date.
+/// The maximum distance, in words, between a verb and its date.
 const DATE_REACH: usize = 8;
-/// The longest segment, in words, that can be an announcement alone.
+/// The maximum length, in words, of a segment of a text that can consist of an announcement only.
 const MOST_ALONE: usize = 16;
 const MONTHS: [&str; 12] = [
     "january",
@@ -183,24 +184,24 @@ const MONTHS: [&str; 12] = [
     "december",
 ];
 
-/// From best to worst.
+/// An announcement in a text about the addresses that it concerns, such as their removal, from best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Fate {
-    /// The text announces nothing.
+    /// The text announces nothing, so the addresses stay valid.
     #[default]
     Stays,
-    /// The text may mean that they have gone, or will go.
+    /// The text may mean that the addresses were removed or will be removed.
     Unclear,
-    /// The addresses will be removed at an unknown time.
+    /// The text announces that the addresses will be removed, on a day that is not known.
     Sometime,
-    /// The addresses are valid up to and on this day.
+    /// The text announces that the addresses are valid up to and on this day.
     Until(Date),
-    /// The addresses were removed.
+    /// The text announces that the addresses are deprecated or were removed.
     Gone,
 }
 
 impl Fate {
-    /// Returns the worse of both fates; of two days, the earlier one.
+    /// Returns the worse of two announcements; of two days, the earlier one.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Gone, _) | (_, Self::Gone) => Self::Gone,
@@ -213,7 +214,7 @@ impl Fate {
     }
 }
 
-/// Returns the fate that a row, list item, paragraph, heading or label announces.
+/// Returns the announcement that a row, list item, paragraph, heading or label makes about its addresses.
 pub(super) fn fate(text: &str) -> Fate {
     let words = words(text);
     (0..words.len())
@@ -221,7 +222,8 @@ pub(super) fn fate(text: &str) -> Fate {
         .fold(Fate::Stays, Fate::and)
 }
 
-/// Returns whether a header is that of a column of ends, such as "Deprecated" or "Valid until".
+/// Returns whether a header such as "Deprecated" or "Valid until" states that its column is about the removal of
+/// addresses.
 pub(super) fn names_end(header: &str) -> bool {
     words(header).iter().any(|word| {
         let word = &*word.text;
@@ -232,7 +234,8 @@ pub(super) fn names_end(header: &str) -> bool {
     })
 }
 
-/// Returns the fate that a cell of such a column announces.
+/// Returns the announcement of a cell about its row's addresses, if the cell's column is about removals (see
+/// `names_end`).
 pub(super) fn fate_of_cell(text: &str) -> Fate {
     let words = words(text);
     let dates = dates(&words, 0, words.len());
@@ -247,16 +250,16 @@ pub(super) fn fate_of_cell(text: &str) -> Fate {
     }
 }
 
-/// The tense of the verb before a past participle.
+/// The tense of a statement such as "will be removed", or the fact that it is negated or unclear.
 enum Tense {
     Never,
     Future,
     Past,
-    /// The auxiliary verb is "is" or "are".
+    /// The auxiliary verb before the participle is "is" or "are".
     Present,
-    /// The verb is about other addresses, or states a possibility.
+    /// The statement is about other addresses, or is only a possibility.
     Unclear,
-    /// There is no auxiliary verb.
+    /// No auxiliary verb stands before the participle.
     Bare,
 }
 
@@ -327,7 +330,7 @@ fn fate_at(words: &[Word], at: usize) -> Fate {
     }
 }
 
-/// Returns the fate that "until DATE" or "expires on DATE" states.
+/// Returns the announcement that "until DATE" or "expires on DATE" makes. `at` is the index of "until" or "expires".
 fn up_to(words: &[Word], at: usize, date: Option<Date>) -> Fate {
     let near = words[at + 1..].iter().take(2);
     let has_digit = near
@@ -345,7 +348,7 @@ fn up_to(words: &[Word], at: usize, date: Option<Date>) -> Fate {
     }
 }
 
-/// Returns the tense of the nearest auxiliary verb before a word.
+/// Returns the tense of the nearest auxiliary verb before the word with the index `at`.
 fn tense(words: &[Word], at: usize) -> Tense {
     let near = words[..at].iter().enumerate().rev().take(REACH);
     let mut has_been = false;
@@ -376,7 +379,8 @@ fn tense(words: &[Word], at: usize) -> Tense {
     }
 }
 
-/// Returns whether "and" or "or" joins the word to another one, as in "current and deprecated addresses".
+/// Returns whether "and" or "or" joins the word with the index `at` to one that announces no removal, as in "current
+/// and deprecated addresses".
 fn is_coordinated(words: &[Word], at: usize) -> bool {
     let is_other = |place: Option<usize>| {
         let word = place.and_then(|place| words.get(place));
@@ -395,7 +399,8 @@ fn is_coordinated(words: &[Word], at: usize) -> bool {
         || (is_and(Some(at + 1)) && is_other(Some(at + 2)))
 }
 
-/// Returns whether the segment of a word holds no more than a date and fillers besides.
+/// Returns whether the segment around the word with the index `at` contains nothing else but a date and words of
+/// `FILLERS`.
 fn is_alone(words: &[Word], at: usize) -> bool {
     let segment = words[at].segment;
     let is_here = |word: &&Word| word.segment == segment;
@@ -420,7 +425,7 @@ fn is_address(word: &str) -> bool {
     word.matches('.').count() > 2 || word.matches(':').count() > 1
 }
 
-/// Returns the dates that start between two words, in their order.
+/// Returns the dates that start at a word with an index from `from` to below `to`, in their order.
 fn dates(words: &[Word], from: usize, to: usize) -> Vec<Date> {
     let mut dates = Vec::new();
     let mut at = from;
@@ -434,8 +439,9 @@ fn dates(words: &[Word], from: usize, to: usize) -> Vec<Date> {
     dates
 }
 
-/// Returns the date with which the words start: "5 April 2020", "5th of April 2020", "April 5 2020", "2020-04-05", or the
-/// last day of "April 2020". Not "4/5/2020", whose order of day and month differs between countries.
+/// Returns the date with which the words start, if any: "5 April 2020", "5th of April 2020", "April 5 2020",
+/// "2020-04-05", or the last day of "April 2020". Not "4/5/2020", whose order of day and month differs between
+/// countries.
 fn date(words: &[Word]) -> Option<Date> {
     let first = &*words.first()?.text;
     let rest: Vec<&str> = words[1..]
@@ -472,7 +478,7 @@ fn date(words: &[Word]) -> Option<Date> {
     }
 }
 
-/// Returns the day of the month, from "5" or "5th".
+/// Returns the day of the month that a word such as "5" or "5th" means; `None` if it means none.
 fn number(word: &str) -> Option<i8> {
     let digits = ["st", "nd", "rd", "th"]
         .iter()
@@ -481,7 +487,8 @@ fn number(word: &str) -> Option<i8> {
     digits.parse().ok().filter(|day| (1..=31).contains(day))
 }
 
-/// Returns the number of a month, from its name or the first three or four letters.
+/// Returns the number of a month, from 1, by its lower-case English name or the first three or four letters of that
+/// name.
 fn month(word: &str) -> Option<i8> {
     let place = MONTHS.iter().position(|month| {
         *month == word || (matches!(word.len(), 3 | 4) && month.starts_with(word))
@@ -494,10 +501,10 @@ fn year(word: &str) -> Option<i16> {
     is_year.then(|| word.parse().ok()).flatten()
 }
 
-/// A word in lower case, without punctuation; `|` is between cells.
+/// A word of a text, in lower case and without punctuation, or `|`, which separates the cells of a table row.
 struct Word {
     text: String,
-    /// The index of the part of the text, between separators.
+    /// The index of the segment of the text, between separators such as commas and brackets, that contains the word.
     segment: usize,
 }
 

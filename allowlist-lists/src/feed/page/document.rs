@@ -23,33 +23,34 @@ pub(super) struct Document {
     pub lines: Vec<Line>,
     pub tables: Vec<Table>,
     pub containers: Vec<Container>,
-    /// The texts of all headings, in their order.
+    /// The texts of all headings of the page, in the order of the page.
     pub headings: Vec<Rc<str>>,
 }
 
-/// Text between two ends of blocks.
+/// A line of a page: the text between two places where an element begins or ends a line.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// Blanks are single, and none are at its ends.
+    /// The text of the line, with each run of white space as one space and none at its ends.
     pub text: String,
     pub found: Vec<Found>,
-    /// Texts that look like addresses and are not read as such.
+    /// The texts in the line that look like addresses and are not read as such.
     pub not_read: Vec<NotRead>,
-    /// The headings above, outermost first.
+    /// The headings above the line, outermost first.
     pub section: Rc<[Rc<str>]>,
     pub labels: Rc<Labels>,
-    /// The list item, cell or paragraph.
+    /// The index of the list item, cell or paragraph that contains the line; `None` if there is none.
     pub container: Option<usize>,
     pub is_directly_in_cell: bool,
     pub is_code: bool,
     pub is_hidden: bool,
 }
 
-/// A list item, a definition, a cell, or another paragraph.
+/// An element of a page whose lines belong together: a list item, a definition, a cell, or another paragraph.
 #[derive(Debug, Default)]
 pub(super) struct Container {
     pub lines: Vec<usize>,
-    /// The index of the container around this one, within the same cell. Beyond the cell, its row counts.
+    /// The index of the container around this one within the same cell. `None` for a cell itself, whose row counts
+    /// instead.
     pub outer: Option<usize>,
     pub cell: Option<CellId>,
     is_paragraph: bool,
@@ -91,19 +92,19 @@ impl Document {
 struct Walk {
     document: Document,
     buffer: Buffer,
-    /// The lines that hidden elements interrupt.
+    /// The visible lines that open hidden elements interrupt, outermost first.
     interrupted: Vec<Buffer>,
     headings: Vec<(u8, Rc<str>)>,
     section: Rc<[Rc<str>]>,
     scopes: Vec<Scope>,
     containers: Vec<usize>,
-    /// The ids of lists that are open.
+    /// The ids of the lists whose end has not been read yet, outermost first.
     lists: Vec<usize>,
     tables: Vec<usize>,
     last_id: usize,
     code: usize,
     struck_out: usize,
-    /// The depth of open terms, summaries and captions, which are labels whatever their text.
+    /// The number of open terms, summaries and captions, whose text is a label however long it is.
     terms: usize,
     is_in_head: bool,
     is_heading: bool,
@@ -134,7 +135,7 @@ impl Walk {
         }
     }
 
-    /// Opens a node, and returns whether to visit its children.
+    /// Processes the start of a node of the HTML tree, and returns whether to visit the node's children.
     fn open(&mut self, node: &Node) -> bool {
         let element = match node {
             Node::Text(text) => {
@@ -343,7 +344,7 @@ impl Walk {
         });
     }
 
-    /// Adds a hidden line, which has no effect on any other.
+    /// Adds a line that the page does not show, which has no effect on other lines.
     fn hide_line(&mut self, text: String, found: Vec<Found>) {
         let labels = self.scope().labels.clone();
         self.document.lines.push(Line {

@@ -4,12 +4,12 @@
 
 use scraper::node::Element;
 
-/// Elements that are no text, or not shown.
+/// The names of the HTML elements whose content is no text, or is not shown.
 const LEFT_OUT: [&str; 19] = [
     "audio", "canvas", "datalist", "head", "iframe", "math", "meter", "noembed", "noframes",
     "noscript", "object", "progress", "rp", "script", "style", "svg", "template", "title", "video",
 ];
-/// Elements that begin and end lines.
+/// The names of the HTML elements that begin and end lines.
 const BLOCKS: [&str; 56] = [
     "address",
     "article",
@@ -68,39 +68,39 @@ const BLOCKS: [&str; 56] = [
     "ul",
     "xmp",
 ];
-/// Text above or below the line, which is a word of its own.
+/// The names of the HTML elements whose text is above or below the line, and is a word of its own.
 const RAISED: [&str; 5] = ["sup", "sub", "rt", "rtc", "rb"];
-/// Struck-out text.
+/// The names of the HTML elements whose text is crossed out.
 const STRUCK_OUT: [&str; 3] = ["del", "s", "strike"];
-/// Elements whose line breaks are kept.
+/// The names of the HTML elements in whose text line breaks are kept.
 const PREFORMATTED: [&str; 4] = ["pre", "listing", "plaintext", "xmp"];
 
-/// Returns whether no browser shows the element as text.
+/// Returns whether no browser shows the HTML element with this name as text.
 pub(super) fn is_left_out(name: &str) -> bool {
     LEFT_OUT.contains(&name)
 }
 
-/// Returns whether the element begins and ends lines.
+/// Returns whether the HTML element with this name begins and ends lines.
 pub(super) fn is_block(name: &str) -> bool {
     BLOCKS.contains(&name)
 }
 
-/// Returns whether the element's text is raised or lowered, as footnote marks are.
+/// Returns whether the text of the HTML element with this name is raised or lowered, as footnote marks are.
 pub(super) fn is_raised(name: &str) -> bool {
     RAISED.contains(&name)
 }
 
-/// Returns whether line breaks of the element's text end lines.
+/// Returns whether line breaks in the text of the HTML element with this name end lines.
 pub(super) fn is_preformatted(name: &str) -> bool {
     PREFORMATTED.contains(&name)
 }
 
-/// Returns whether the element's text is shown in another order than it is written.
+/// Returns whether the text of the HTML element with this name is shown in another order than it is written.
 pub(super) fn is_reordered(name: &str) -> bool {
     name == "bdo"
 }
 
-/// Returns whether the element's text is crossed out.
+/// Returns whether the element's text is crossed out, by its name or its `style`.
 pub(super) fn is_struck_out(element: &Element) -> bool {
     STRUCK_OUT.contains(&element.name())
         || has_style(element, |key, value| {
@@ -108,9 +108,9 @@ pub(super) fn is_struck_out(element: &Element) -> bool {
         })
 }
 
-/// Returns whether a reader does not see the element, and cannot open it.
+/// Returns whether a reader of the page does not see the element and cannot open it.
 ///
-/// A tab's panel is hidden until its tab is chosen, so its text is read.
+/// The panel of a tab is hidden until a reader chooses the tab, so this function returns false for a panel.
 pub(super) fn is_hidden(element: &Element) -> bool {
     let role = element.attr("role").map_or("", str::trim);
     if role.eq_ignore_ascii_case("tabpanel") {
@@ -134,7 +134,8 @@ pub(super) fn is_hidden(element: &Element) -> bool {
         })
 }
 
-/// Returns whether one of the declarations in the element's `style` fulfils the condition, in lower case.
+/// Returns whether `is_meant` is true for the property and the value, in lower case, of one of the declarations in the
+/// element's `style`.
 fn has_style(element: &Element, is_meant: impl Fn(&str, &str) -> bool) -> bool {
     let Some(style) = element.attr("style") else {
         return false;

@@ -11,46 +11,46 @@ use std::rc::Rc;
 use super::table::CellId;
 use super::words::LONGEST_LABEL;
 
-/// Labels that stand beside each other on a page, such as those of all items of one list. Where one of
-/// them is meant, none further out is.
+/// A group of labels that stand beside each other on a page, such as those of all items of one list. If the configured
+/// pattern selects a label of a group, labels outside it do not count for the addresses in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Group {
-    /// The list, the table, or the page itself.
+    /// The number of the list, table or page part to which the labels belong.
     pub id: usize,
-    /// The kind of the labels among those of the list, table or page.
+    /// The kind of the labels, which distinguishes several groups of the same list, table or page part.
     pub kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// Lines before addresses.
+    /// The label is a line before the lines with addresses.
     Above,
-    /// Beginnings of the lines with addresses.
+    /// The label is the beginning of a line with addresses.
     Beginning,
-    /// Summaries of collapsible parts, and captions.
+    /// The label is the summary of a collapsible part, or the caption of a table.
     Folded,
-    /// The row's, and the column's.
+    /// The label is that of a table row or a table column.
     Table,
 }
 
-/// The labels that apply to a line, innermost first.
+/// The labels of one part of a page that apply to a line, with those of the outer parts.
 #[derive(Debug)]
 pub(super) struct Labels {
     pub group: Group,
-    /// The label, and its introduction.
+    /// The innermost label, and after it the text with a colon that introduces the addresses.
     pub texts: Vec<Rc<str>>,
-    /// The cell, for lines directly in it: the table has labels of its own.
+    /// The table cell, for lines directly in one; labels of its row and column apply too. `None` for other lines.
     pub cell: Option<CellId>,
     pub outer: Option<Rc<Labels>>,
 }
 
-/// A part of a page that labels do not leave.
+/// A part of a page, such as a list item or a table cell, outside of which the labels in it do not apply.
 #[derive(Debug)]
 pub(super) struct Scope {
     pub labels: Rc<Labels>,
     label: Option<Rc<str>>,
     lead: Option<Rc<str>>,
-    /// Whether addresses stood below the label.
+    /// Whether a line with addresses followed the current label.
     is_used: bool,
 }
 
@@ -69,7 +69,7 @@ impl Scope {
         }
     }
 
-    /// Records a line with addresses.
+    /// Records that a line with addresses follows the current label.
     pub(super) fn used(&mut self) {
         self.is_used = true;
     }
@@ -78,7 +78,7 @@ impl Scope {
         self.is_used
     }
 
-    /// Records a heading, which begins a new group of labels.
+    /// Records a heading, which removes the current label and begins a new group of labels with the number `id`.
     pub(super) fn clear(&mut self, id: usize) {
         (self.label, self.lead) = (None, None);
         self.change();
@@ -93,7 +93,8 @@ impl Scope {
         });
     }
 
-    /// Records a line without addresses. `is_label` states whether its element is a label.
+    /// Records a line without addresses, which may become the current label. `is_label` states whether its element is
+    /// always a label.
     pub(super) fn line(&mut self, text: &str, is_label: bool) {
         if text.starts_with('{') && text.ends_with('}') {
             // An attribute line of a Markdown dialect, which describes the block before it.
@@ -131,17 +132,18 @@ impl Scope {
     }
 }
 
-/// Returns a set of labels, and then the sets further out.
+/// Returns an iterator over a set of labels and the sets of the outer parts of the page, innermost first.
 pub(super) fn chain(labels: &Rc<Labels>) -> impl Iterator<Item = &Labels> {
     std::iter::successors(Some(&**labels), |labels| labels.outer.as_deref())
 }
 
-/// A cache of results by set of labels, since many lines share a set.
+/// A cache of one result for each set of labels, since many lines share a set.
 #[derive(Debug, Default)]
 pub(super) struct OfLabels<T>(HashMap<*const Labels, T>);
 
 impl<T: Clone + Default> OfLabels<T> {
-    /// Returns the result for a set of labels. `judge` gets the result of the outer labels.
+    /// Returns the cached result for a set of labels, or computes it with `judge` from the set and the result of the
+    /// outer labels.
     pub(super) fn get<'d>(
         &mut self,
         labels: &'d Rc<Labels>,
@@ -164,7 +166,7 @@ impl<T: Clone + Default> OfLabels<T> {
     }
 }
 
-/// A cache of results by text, since many lines share a text.
+/// A cache of one result for each text, since many lines share a text.
 #[derive(Debug, Default)]
 pub(super) struct OfTexts<T>(HashMap<*const str, T>);
 
@@ -175,7 +177,7 @@ impl<T: Copy> OfTexts<T> {
     }
 }
 
-/// Returns whether a text is short and not a sentence.
+/// Returns whether a text is short enough for a label and is not a sentence.
 fn is_short(text: &str) -> bool {
     let is_sentence = text.ends_with(['.', '!', '?']) && text.split(' ').count() > 2;
     text.chars().count() <= LONGEST_LABEL && !is_sentence

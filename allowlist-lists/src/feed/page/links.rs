@@ -9,31 +9,32 @@ use super::super::text::decode;
 use super::super::{FeedError, some_of};
 use super::tree;
 
-/// The most links that an error shows.
+/// The maximum number of links of a page that an error shows.
 const SHOWN_LINKS: usize = 5;
 
-/// The link to a list, as the page has it.
+/// The link from a page to an address list, as the page writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The address, as written.
+    /// The URL of the list as the page writes it, which may be relative.
     pub address: String,
-    /// The address to which it is relative, if the page states one (`<base href>`).
+    /// The base URL that the page states for relative URLs (`<base href>`); `None` if the page states none.
     pub base: Option<String>,
 }
 
-/// Returns the one address, as written, that the pattern matches.
+/// Returns the URL, as the page writes it, of the only link on the page that matches `pattern`.
 ///
 /// # Errors
-/// No link matches, or several do.
+/// No link on the page matches, or several do.
 pub fn find_link(bytes: &[u8], pattern: &Pattern) -> Result<String, FeedError> {
     find(bytes, pattern, false).map(|link| link.address)
 }
 
-/// Returns the link whose address the pattern matches. With `newest`, it is the one of several with the greatest numbers in
-/// the match of the pattern's first group, or of the pattern if it has no group: a date that begins with its year.
+/// Returns the link on a page whose URL matches `pattern`. With `newest`, several may match, and the link with the
+/// greatest numbers in the match of the pattern's first group (or of the whole pattern if it has no group) is returned:
+/// a date that begins with its year.
 ///
 /// # Errors
-/// No link matches, or several do and none is the newest.
+/// No link on the page matches, or several do and no single link is the newest.
 pub fn find(bytes: &[u8], pattern: &Pattern, newest: bool) -> Result<Link, FeedError> {
     let html = tree::parse(decode(bytes)?)?;
     let mut links = hrefs(&html, "a");
@@ -68,7 +69,7 @@ pub fn find(bytes: &[u8], pattern: &Pattern, newest: bool) -> Result<Link, FeedE
     }
 }
 
-/// Returns the addresses of the elements with a name, in the order of the page.
+/// Returns the `href` of each element with the name `element`, in the order of the page.
 fn hrefs<'h>(html: &'h Html, element: &str) -> Vec<&'h str> {
     let nodes = html.tree.nodes().filter_map(|node| match node.value() {
         Node::Element(found) if found.name() == element => found.attr("href"),
@@ -77,7 +78,7 @@ fn hrefs<'h>(html: &'h Html, element: &str) -> Vec<&'h str> {
     nodes.map(str::trim).collect()
 }
 
-/// Returns the numbers in the pattern's match, for an order in which 9 comes before 10.
+/// Returns the numbers in the part of `link` that `pattern` matches, so that links sort by number: 9 before 10.
 fn numbers(pattern: &Pattern, link: &str) -> Vec<u64> {
     let found = pattern.first_group(link).unwrap_or_default();
     found

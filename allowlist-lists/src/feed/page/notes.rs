@@ -11,31 +11,31 @@ use super::deprecation::Fate;
 use super::words::What;
 use crate::feed::shown;
 
-/// The most notes of a page.
+/// The maximum number of notes about one page.
 const MOST: usize = 20;
-/// The most prefixes that a note names.
+/// The maximum number of prefixes that one note names.
 const MOST_PREFIXES: usize = 3;
 
-/// The reason for a note about a prefix.
+/// The reason for a note to the operator about a prefix on a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Why {
-    /// The prefix is valid up to this day.
+    /// The page states that the prefix is valid up to and on this day, which has not passed.
     Until(Date),
-    /// The prefix will be removed on an unknown day.
+    /// The page states that the prefix will be removed, on a day that is not known.
     Sometime,
-    /// The prefix was valid up to this day.
+    /// The page states that the prefix was valid up to this day, which has passed.
     Over(Date),
-    /// The prefix was removed.
+    /// The page states that the prefix is deprecated or was removed.
     Gone,
-    /// The prefix is crossed out.
+    /// The prefix is crossed out on the page.
     StruckOut,
-    /// The configuration excludes the prefix.
+    /// The key `exclude_row` of the configuration excludes the prefix.
     Excluded,
-    /// The prefix is hidden on the page.
+    /// The prefix is in an element that the page does not show.
     Hidden,
     /// The page may state that the prefix was removed.
     Unclear,
-    /// The text looks like an address and is something else.
+    /// The text looks like an address and is something else, so it is not read as a prefix.
     NotRead(What),
 }
 
@@ -56,7 +56,7 @@ impl Why {
     }
 }
 
-/// The notes of a page, by reason and text, in the page's order.
+/// The notes for the operator about a page, in the page's order; prefixes with the same reason and text share a note.
 #[derive(Default)]
 pub(super) struct Notes {
     notes: Vec<(Why, String, Vec<IpNet>)>,
@@ -73,7 +73,8 @@ impl Notes {
         self.notes[place].2.extend(prefixes);
     }
 
-    /// Returns the notes. `list` has the remaining prefixes, sorted: a page may name a prefix twice.
+    /// Returns the notes as messages. `list` contains the prefixes that are kept, sorted, since a page may name a
+    /// prefix a second time where it stays valid.
     pub(super) fn finish(self, list: &[IpNet]) -> Vec<String> {
         let mut notes = Vec::new();
         for (why, text, prefixes) in self.notes {

@@ -16,19 +16,20 @@ use super::words::{
 };
 use crate::feed::error::Unclear;
 
-/// More lines than a cell of lengths has.
+/// The maximum number of lines of a table cell that is read as a cell of prefix lengths.
 const MOST_LENGTHS: usize = 100;
-/// More columns of lengths than a table has.
+/// The maximum number of columns of prefix lengths in a table.
 const MOST_LENGTH_COLUMNS: usize = 8;
-/// Lists and cells around an address, whose labels may name an end of a range.
+/// The maximum number of lists and cells around an address whose labels are searched for a name such as "First
+/// address".
 const MOST_OUTER: usize = 3;
-/// A longer text names no end of a range.
+/// The maximum length in bytes of a text that names an end of a range, such as "First address".
 const LONGEST_NAME: usize = 80;
 
-/// An address by its line and its place there.
+/// The place of an address: the index of its line in the document, and its index among the addresses of the line.
 type At = (usize, usize);
 
-/// Joins the pairs of a page.
+/// Joins addresses of a page with the prefix length or the other end of a range beside them, or marks them as unclear.
 pub(super) fn join(document: &mut Document) {
     for table in 0..document.tables.len() {
         join_rows(document, table);
@@ -37,7 +38,7 @@ pub(super) fn join(document: &mut Document) {
     join_lines(document);
 }
 
-/// The meaning of a column's cells, by its headers.
+/// The meaning of the cells in a table column, by its headers: ends of ranges, prefix lengths, or versions.
 #[derive(Clone, Copy, Default)]
 struct Column {
     end: Option<End>,
@@ -59,14 +60,14 @@ impl Column {
     }
 }
 
-/// A cell in a row, or one of a row above that reaches into it.
+/// A cell that is beside others in a table row; it may start in a row above and span this one.
 #[derive(Clone, Copy)]
 struct Beside {
     id: CellId,
     column: Column,
-    /// The first address in the cell.
+    /// The place of the first address in the cell; `None` if the cell has no address.
     first: Option<At>,
-    /// The number of rows that the cell spans, from this one on.
+    /// The number of rows that the cell spans, counted from the current row.
     rows: usize,
 }
 
@@ -168,7 +169,7 @@ fn shares_header(document: &Document, one: CellId, other: CellId) -> bool {
     last(one).is_some() && last(one) == last(other)
 }
 
-/// Returns the addresses of a cell.
+/// Returns the places of the addresses in a table cell.
 fn found(document: &Document, id: CellId) -> Vec<At> {
     let lines = document.cell(id).1.lines.iter();
     lines
@@ -181,7 +182,7 @@ fn token(document: &Document, (line, at): At) -> &str {
     &line.text[line.found[at].token.clone()]
 }
 
-/// Returns whether a token is one address without a length, to which nothing was joined.
+/// Returns whether the text at a place is one address without a length that has not been joined with another text.
 fn is_single(document: &Document, at: At) -> bool {
     let reading = &document.lines[at.0].found[at.1].reading;
     *reading == Reading::AsWritten && token(document, at).parse::<std::net::IpAddr>().is_ok()
@@ -199,7 +200,8 @@ fn is_blank(document: &Document, id: CellId) -> bool {
     lines.all(|&line| !document.lines[line].text.contains(char::is_alphanumeric))
 }
 
-/// Joins the ends of ranges in two cells.
+/// Joins the addresses in two cells of a row into ranges, in pairs, or marks them as unclear if the pairs are not
+/// certain.
 fn join_ends(document: &mut Document, row: usize, cells: [&Beside; 2], is_range: bool) {
     if cells.iter().any(|cell| cell.id.row != row) {
         // A cell beside several rows: the pairs are unknown.
@@ -236,7 +238,8 @@ fn first_found(document: &Document, id: CellId) -> Option<At> {
     Some((line, 0))
 }
 
-/// Joins the lengths in a cell that has nothing else with the addresses before it.
+/// Joins the prefix lengths in the cell `cells[at]` with the addresses in a cell beside it; the cell with the lengths
+/// holds nothing else.
 fn join_lengths(
     document: &mut Document,
     row: usize,
@@ -287,7 +290,7 @@ fn join_lengths(
     }
 }
 
-/// Returns the lengths in a cell, one a line, if the cell has nothing else.
+/// Returns the prefix lengths in a table cell, one per line; `None` if the cell contains anything else.
 fn lengths(document: &Document, cell: &Beside, is_own: bool) -> Option<Vec<String>> {
     let lines = &document.cell(cell.id).1.lines;
     let most = if is_own { MOST_LENGTHS } else { 1 };
@@ -307,7 +310,8 @@ fn lengths(document: &Document, cell: &Beside, is_own: bool) -> Option<Vec<Strin
         .collect()
 }
 
-/// Moves the version numbers of lines, whose header or label names a version, out of the addresses.
+/// Removes version numbers from the addresses of the given lines, whose header or label names a version, and adds them
+/// to `not_read`.
 fn forget_versions(document: &mut Document, lines: &[usize]) {
     for &line in lines {
         let line = &mut document.lines[line];
@@ -332,7 +336,8 @@ fn forget_versions(document: &mut Document, lines: &[usize]) {
     }
 }
 
-/// Joins "First address: …" and "Last address: …", on one line or on two, in a list or beside each other.
+/// Marks the addresses in "First address: …" and "Last address: …" as a possible range, on one line or on two. Also
+/// moves version numbers in lines with a version label out of the addresses.
 fn join_named(document: &mut Document) {
     let mut before: Option<(At, Option<End>)> = None;
     for line in 0..document.lines.len() {
@@ -370,7 +375,7 @@ fn join_named(document: &mut Document) {
     }
 }
 
-/// Returns the label directly above or before a line.
+/// Returns the short label directly above or before a line; `None` if it has none.
 fn name(document: &Document, line: usize) -> Option<&str> {
     let name = chain(&document.lines[line].labels)
         .take(MOST_OUTER)
@@ -381,7 +386,8 @@ fn name(document: &Document, line: usize) -> Option<&str> {
     (name.len() <= LONGEST_NAME).then_some(name)
 }
 
-/// Marks pairs over the end of a line as unclear.
+/// Marks an address at the end of a line as unclear if the next line may continue it as a range or with a prefix
+/// length.
 fn join_lines(document: &mut Document) {
     for line in 1..document.lines.len() {
         let beside = |one: usize, other: usize| {

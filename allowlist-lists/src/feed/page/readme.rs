@@ -11,10 +11,10 @@ use crate::feed::FeedError;
 
 const START: &str = "[block:";
 const END: &str = "[/block]";
-/// The most columns of a table, independent of the number that it states.
+/// The maximum number of columns of a table, even if the table's block states more.
 const MOST_COLUMNS: usize = 100;
 
-/// Returns the text with each block replaced by plain Markdown.
+/// Returns a `ReadMe` document with each `[block:…]` replaced by plain Markdown.
 pub(super) fn unfold(text: &str) -> Result<Cow<'_, str>, FeedError> {
     if !text.lines().any(|line| kind(line).is_some()) {
         return Ok(Cow::Borrowed(text));
@@ -51,7 +51,7 @@ fn kind(line: &str) -> Option<&str> {
     line.trim().strip_prefix(START)?.strip_suffix(']')
 }
 
-/// Returns a heading with a blank after its `#`, which these documents may omit.
+/// Returns a line of Markdown; if the line is a heading such as `#Title`, a space is inserted after its `#`.
 fn heading(line: &str) -> Cow<'_, str> {
     let text = line.trim_start_matches('#');
     let level = line.len() - text.len();
@@ -77,14 +77,15 @@ fn show(kind: &str, block: &Value) -> String {
     }
 }
 
-/// Returns a fenced block of code, with more backticks than the code contains in a row.
+/// Returns `code` as a fenced code block of Markdown, whose fence has more backticks than any run of them in `code`.
 fn fenced(code: &str) -> String {
     let longest = code.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     format!("{fence}\n{code}\n{fence}\n")
 }
 
-/// Returns a table, from cells with the keys `row-column` and headers with the keys `h-column`.
+/// Returns a `ReadMe` block of the kind `parameters` as a Markdown table. The cells have the keys `row-column`, and the
+/// headers `h-column`.
 fn parameters(block: &Value) -> String {
     let size = |key: &str| {
         let size = block[key]

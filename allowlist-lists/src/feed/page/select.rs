@@ -18,10 +18,10 @@ use super::notes::{Notes, Why};
 use super::words::{Found, Reading};
 use crate::feed::{FeedError, List, MOST_PREFIXES, Place, shown, some_of, take};
 
-/// The most headings, columns or labels that an error shows.
+/// The maximum number of headings, columns or labels of a page that an error shows.
 const SHOWN_NAMES: usize = 10;
-/// The most labels of all lines of a page together. A line usually has a few; a hostile short page can have thousands of
-/// lines with hundreds.
+/// The maximum number of labels of all lines of a page together. A line usually has a few; a hostile short page can
+/// have thousands of lines with hundreds of labels each.
 const MOST_LABELS: usize = 2_000_000;
 
 pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<List, FeedError> {
@@ -98,7 +98,8 @@ pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<Li
     }
 }
 
-/// Reads an address of a line.
+/// Parses a text of a line that looks like an address, and appends its prefixes to `prefixes`. A text whose meaning is
+/// unclear is an error.
 fn read(line: &Line, found: &Found, prefixes: &mut Vec<IpNet>) -> Result<(), FeedError> {
     let text = &line.text[found.token.clone()];
     match &found.reading {
@@ -137,7 +138,7 @@ fn in_section<'d>(document: &'d Document, page: &Page) -> Result<Vec<&'d Line>, 
         .collect())
 }
 
-/// Returns the number of labels of the lines, an upper bound of the work for a pattern.
+/// Returns the number of labels that apply to the given lines, an upper limit for the work of matching a pattern.
 fn labels(document: &Document, lines: &[&Line]) -> usize {
     let of_one = |labels: &Labels| {
         let headers = labels
@@ -180,12 +181,12 @@ fn in_column<'d>(
     Err(no_match("column", column, "columns of addresses", known))
 }
 
-/// Returns the headers of the cell that contains the labels.
+/// Returns the headers of the table cell to which the labels belong; empty if they belong to no cell.
 fn headers<'d>(document: &'d Document, labels: &Labels) -> &'d [Rc<str>] {
     labels.cell.map_or(&[], |id| &document.cell(id).1.headers)
 }
 
-/// Returns all labels of all lines, innermost first, and each once.
+/// Returns each set of labels that applies to any of the lines once, for each line innermost first.
 fn new_labels<'d>(lines: &[&'d Line]) -> impl Iterator<Item = &'d Labels> {
     let mut seen = HashSet::new();
     let mut labels: Vec<&Labels> = Vec::new();
@@ -197,11 +198,11 @@ fn new_labels<'d>(lines: &[&'d Line]) -> impl Iterator<Item = &'d Labels> {
     labels.into_iter()
 }
 
-/// The part of a page whose addresses are selected.
+/// The addresses of a page that the configuration key `page.region` selects by their labels.
 struct Region<'d> {
     document: &'d Document,
     pattern: Option<&'d Pattern>,
-    /// The groups in which a label is selected.
+    /// The groups of labels in which the configured pattern matches a label.
     groups: HashSet<Group>,
     matches: OfTexts<bool>,
     decided: OfLabels<Option<bool>>,
@@ -257,7 +258,8 @@ impl<'d> Region<'d> {
         Ok(region)
     }
 
-    /// Returns whether a line is selected, as the innermost labels decide among which one is selected.
+    /// Returns whether an address is selected by the labels of `line` and the address's own `label`. The innermost
+    /// group in which a label matches the pattern decides.
     fn is_meant(&mut self, line: &'d Line, label: Option<&str>) -> bool {
         let Some(pattern) = self.pattern else {
             return true;
@@ -285,7 +287,7 @@ impl<'d> Region<'d> {
     }
 }
 
-/// Returns the group of the words before the addresses of a line.
+/// Returns the group of the labels that stand before the addresses within lines, for the list or cell of `line`.
 fn beginning(line: &Line) -> Group {
     Group {
         kind: Kind::Beginning,
@@ -293,7 +295,8 @@ fn beginning(line: &Line) -> Group {
     }
 }
 
-/// Returns the levels of labels of an address, innermost first: its labels, its row and its column.
+/// Returns the labels of an address by group, innermost first: those of its list item, cell or paragraph, then those of
+/// its table row and column.
 fn levels<'d>(
     document: &'d Document,
     labels: &'d Labels,

@@ -11,16 +11,16 @@ use std::rc::Rc;
 
 use super::document::Line;
 
-/// The most columns that are distinguished.
+/// The maximum number of columns of a table that are distinguished; all further columns are treated as one.
 pub(super) const MOST_COLUMNS: usize = 200;
-/// The longest label of a row or a column.
+/// The maximum length of a label of a row or a column, in bytes.
 const LONGEST_LABEL: usize = 200;
-/// Header rows that count for one column, from the top. People write one or two.
+/// The maximum number of headers of one column, counted from the top. Tables have one or two.
 const MOST_HEADERS: usize = 8;
-/// Headers that count for a cell over several columns.
+/// The maximum number of headers of a cell that spans several columns.
 const MOST_HEADERS_OVER: usize = 64;
 
-/// A cell of a page.
+/// The indices that identify a table cell of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CellId {
     pub table: usize,
@@ -30,7 +30,7 @@ pub(super) struct CellId {
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// The id of the group of its labels.
+    /// The number of the group of labels that belong to the table.
     pub id: usize,
     pub rows: Vec<Row>,
 }
@@ -39,11 +39,13 @@ pub(super) struct Table {
 pub(super) struct Row {
     pub is_head: bool,
     pub cells: Vec<Cell>,
-    /// The first cell without addresses, and the divider above.
+    /// The labels of the row: the text of its first cell without addresses, and the divider row above, if there are
+    /// such.
     pub labels: Vec<Rc<str>>,
-    /// The whole text of the row.
+    /// The text of all cells of the row, separated by ` | `.
     pub text: String,
-    /// The text about its addresses: that of cells without addresses, and of lines without addresses in other cells.
+    /// The text about the addresses of the row: that of cells without addresses, and of lines without addresses in
+    /// other cells.
     pub note: String,
 }
 
@@ -52,11 +54,11 @@ pub(super) struct Cell {
     pub is_header: bool,
     pub width: usize,
     pub height: usize,
-    /// The first of its columns; those beyond `MOST_COLUMNS` are one.
+    /// The index of the first column of the cell; columns beyond `MOST_COLUMNS` have the same index.
     pub column: usize,
-    /// The indices of its lines in the document.
+    /// The indices in the document of the lines in the cell.
     pub lines: Vec<usize>,
-    /// The headers of its columns.
+    /// The headers of the columns that the cell spans.
     pub headers: Rc<[Rc<str>]>,
 }
 
@@ -73,28 +75,28 @@ impl Cell {
     }
 }
 
-/// A cell that reaches into rows below its own.
+/// A cell that spans rows below its own, as seen from one of its columns.
 #[derive(Clone, Default)]
 struct Reaching {
     rows: usize,
     text: Option<Rc<str>>,
 }
 
-/// The state while the rows of a table are processed.
+/// The headers, dividers and spanning cells that apply to the next row of a table.
 #[derive(Default)]
 struct State {
     reaching: Vec<Reaching>,
     headers: Vec<Vec<Rc<str>>>,
-    /// The headers above ranges of columns, until the headers change.
+    /// The headers above each range of columns (start, end), cached until the headers change.
     over: HashMap<(usize, usize), Rc<[Rc<str>]>>,
     divider: Option<Rc<str>>,
     has_headers: bool,
-    /// Whether a header row would begin a new head.
+    /// Whether a row that is not a header followed the headers, so that a new header row replaces them.
     is_in_body: bool,
 }
 
 impl Table {
-    /// Completes the table once all rows are known.
+    /// Computes the columns, headers, labels and texts of all rows and cells once the whole table has been read.
     pub(super) fn finish(&mut self, lines: &[Line]) {
         let has_addresses = |cell: &Cell| cell.lines.iter().any(|&at| !lines[at].found.is_empty());
         let mut state = State::default();
@@ -164,7 +166,7 @@ impl Cell {
 }
 
 impl State {
-    /// Returns the column in which each cell starts.
+    /// Returns the index of the column in which each of the `cells` of a row starts.
     fn place(&mut self, cells: &[Cell], texts: &[Rc<str>], addresses: &[bool]) -> Vec<usize> {
         let mut column = 0;
         let mut columns = Vec::new();
@@ -188,7 +190,7 @@ impl State {
         columns
     }
 
-    /// Takes a header row.
+    /// Adds the cells of a header row to the headers of their columns.
     fn head(&mut self, columns: &[usize], cells: &[Cell], texts: &[Rc<str>]) {
         if self.is_in_body {
             self.headers.clear();
@@ -245,7 +247,7 @@ impl State {
     }
 }
 
-/// Cells beside each other, kept apart.
+/// Returns the texts of a row's cells, without empty ones, separated by ` | `.
 fn joined<'t>(texts: impl Iterator<Item = &'t str>) -> String {
     let texts: Vec<&str> = texts.filter(|text| !text.is_empty()).collect();
     texts.join(" | ")

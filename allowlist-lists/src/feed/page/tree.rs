@@ -10,13 +10,16 @@ use scraper::{Html, HtmlTreeSink, Node};
 
 use crate::feed::FeedError;
 
-/// Pages that people made are some dozens deep, and browsers stop at this depth too.
+/// The maximum nesting depth of elements of a page. Pages that people write are some dozens deep, and browsers stop at
+/// this depth too.
 const DEEPEST: usize = 512;
-/// A page of some megabytes has a tenth of this.
+/// The maximum number of nodes of a page. A page of some megabytes has a tenth of this.
 const MOST_NODES: usize = 500_000;
-/// Attributes of one tag. Words of a comment look the same from here, so this is generous.
+/// The maximum number of attributes of one tag. The words of a comment are counted like attributes, so the limit is
+/// generous.
 const MOST_ATTRIBUTES: usize = 20_000;
-/// The bytes that are parsed between two checks of the tree. Small, since the cost of one tag grows with it.
+/// The number of bytes that are parsed between two checks of the tree. It is small, since the cost of one tag grows
+/// with it.
 const STEP: usize = 512;
 
 pub(super) fn parse(text: &str) -> Result<Html, FeedError> {
@@ -60,7 +63,7 @@ fn check(html: &Html) -> Result<(), FeedError> {
     Ok(())
 }
 
-/// Returns the number of nodes, and the length of the text that is being read.
+/// Returns the number of nodes of the page so far, and the length in bytes of the last node if it is a text.
 fn size_of(html: &Html) -> (usize, usize) {
     let text = match html.tree.values().next_back() {
         Some(Node::Text(text)) => text.len(),
@@ -69,7 +72,7 @@ fn size_of(html: &Html) -> (usize, usize) {
     (html.tree.values().len(), text)
 }
 
-/// Places where an attribute may start.
+/// Returns the number of places in a part of a page at which an attribute may start.
 fn separators(step: &str) -> usize {
     let is_separator = |byte: u8| byte.is_ascii_whitespace() || b"/\"'".contains(&byte);
     step.as_bytes()

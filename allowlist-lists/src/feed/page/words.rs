@@ -27,48 +27,49 @@ pub(super) use phrases::{
 };
 pub(super) use shape::What;
 
-/// The longest label. A longer text is a sentence.
+/// The maximum length of a label, in characters. A longer text is treated as a sentence.
 pub(super) const LONGEST_LABEL: usize = 80;
-/// A word longer than any two addresses is not divided.
+/// The maximum length in bytes of a word that may be divided into two addresses.
 const LONGEST_PAIR: usize = 120;
 
-/// A text to be parsed as an address, a prefix or a range.
+/// A text of a line that is to be parsed as an address, a prefix or a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    /// The place in the line.
+    /// The byte range of the text in the line.
     pub token: Range<usize>,
-    /// The place of its label in the line.
+    /// The byte range in the line of the label that stands before the address; `None` if it has none.
     pub label: Option<Range<usize>>,
     pub reading: Reading,
     pub is_struck_out: bool,
 }
 
-/// The reading of an address.
+/// How a text that looks like an address is read: as written, joined with another text, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
     AsWritten,
-    /// Several words are one prefix or range, which is this token.
+    /// Several words of the page are one prefix or range, which is written as this text.
     Joined(Box<str>),
-    /// The token cannot be read, and the page is refused.
+    /// The meaning of the text is not certain, for this reason, and the page is refused.
     Unclear(Unclear),
 }
 
-/// A text that looks like an address and is something else.
+/// A text of a line that looks like an address and is something else, such as a version number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NotRead {
-    /// The range of the text in the line.
+    /// The byte range of the text in the line.
     pub text: Range<usize>,
     pub what: What,
 }
 
-/// The addresses of a line, and the texts that only look like one.
+/// The addresses of a line, and the texts of the line that look like addresses and are something else.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     pub found: Vec<Found>,
     pub not_read: Vec<NotRead>,
 }
 
-/// Returns the addresses of a line and the texts that look like one, in their order.
+/// Finds the addresses of a line, and the texts of the line that look like addresses and are something else, in their
+/// order.
 pub(super) fn find(text: &str, marks: &Marks, is_heading: bool) -> Words {
     let line = Line::new(text, divide(text, parts::words(text), marks));
     let mut words = Words::default();
@@ -133,7 +134,8 @@ pub(super) fn find(text: &str, marks: &Marks, is_heading: bool) -> Words {
     words
 }
 
-/// Returns whether a token is crossed out, and the reason why its characters are not read as an address, if any.
+/// Returns whether the text at the range `token` is crossed out, and the reason why it is not certain that the text is
+/// an address, if any.
 fn doubt(token: &Range<usize>, marks: &Marks) -> (bool, Option<Unclear>) {
     if marks.is_reordered {
         return (false, Some(Unclear::Reordered));
@@ -159,7 +161,8 @@ fn doubt(token: &Range<usize>, marks: &Marks) -> (bool, Option<Unclear>) {
     }
 }
 
-/// Returns the addresses that are complete only together with raised text.
+/// Returns the addresses of a line that are complete only together with superscript or subscript text, with an unclear
+/// reading.
 fn raised(text: &str, marks: &Marks) -> Vec<Found> {
     let is_of_one = |c: char| c.is_ascii_hexdigit() || ".:/".contains(c);
     let is_whole = |text: &str| !text.ends_with(':') && parse_token(text, &mut Vec::new()).is_ok();
@@ -188,7 +191,8 @@ fn raised(text: &str, marks: &Marks) -> Vec<Found> {
         .collect()
 }
 
-/// Divides words at the borders of crossed-out text, since no blank needs to separate two addresses there.
+/// Divides the words of a line at the ends of crossed-out text, since two addresses may meet there without a space
+/// between them.
 fn divide(text: &str, words: Vec<Range<usize>>, marks: &Marks) -> Vec<Range<usize>> {
     if marks.struck_out.is_empty() {
         return words;
@@ -214,12 +218,14 @@ fn divide(text: &str, words: Vec<Range<usize>>, marks: &Marks) -> Vec<Range<usiz
     divided
 }
 
-/// Returns whether a word is two capitals, which name a region. In flattened pages they are all that is left of a table.
+/// Returns whether a word consists of two capital letters, other than "IP", and so may be the code of a region. If a
+/// page loses its table, such codes are all that separates the columns.
 fn is_code(word: &str) -> bool {
     word.len() == 2 && word.bytes().all(|byte| byte.is_ascii_uppercase()) && word != "IP"
 }
 
-/// Returns the text before the first address, if it is short: `US data center: 192.0.2.1`.
+/// Returns the byte range of the label in the text before the first address, such as `US data center` in `US data
+/// center: 192.0.2.1`; `None` if that text is empty or longer than a label.
 fn beginning(before: &str) -> Option<Range<usize>> {
     let is_edge = |c: char| !c.is_alphanumeric();
     let start = before.len() - before.trim_start_matches(is_edge).len();

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Returns whether a word ends here: blanks, commas, semicolons and bars of any script.
+/// Returns whether the character separates words: white space, or a comma, semicolon or vertical bar of any script.
 pub(in crate::feed::page) fn is_between(c: char) -> bool {
     c.is_whitespace()
         || matches!(
@@ -22,7 +22,7 @@ pub(in crate::feed::page) fn is_between(c: char) -> bool {
         )
 }
 
-/// Returns whether the character takes no place on paper, and comes along when text is copied.
+/// Returns whether the character is not shown, but is copied along with the text around it.
 pub(in crate::feed::page) fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
@@ -33,18 +33,18 @@ pub(in crate::feed::page) fn is_invisible(c: char) -> bool {
         || c.is_control()
 }
 
-/// Returns whether the character overrides the direction of the text behind it.
+/// Returns whether the character overrides the direction in which the text after it is shown.
 pub(in crate::feed::page) fn is_override(c: char) -> bool {
     matches!(c, '\u{202d}' | '\u{202e}')
 }
 
-/// Returns whether the character is a bracket or a quote, which are part of no address.
+/// Returns whether the character is a bracket or a quote, which is never a part of an address.
 pub(super) fn is_bracket(c: char) -> bool {
     "()[]{}<>（）【】「」『』［］〔〕\"'`“”‘’«»‹›".contains(c)
 }
 
-/// Returns a word with each character replaced by the character of an address that it resembles. The result is never
-/// used as an address.
+/// Returns a word with each non-ASCII character that resembles one of an address (a digit, `.`, `:` or `/`) replaced by
+/// that one. The result is never used as an address.
 pub(super) fn fold(word: &str) -> Cow<'_, str> {
     if word.is_ascii() {
         return Cow::Borrowed(word);

@@ -9,12 +9,12 @@ use super::chars::{is_between, is_bracket};
 use super::is_code;
 use super::shape::{has_candidate, host, is_ipv6, is_pattern, quads};
 
-/// The maximum length of a URL in brackets.
+/// The maximum distance in bytes at which the closing bracket of a URL in brackets is searched.
 const LONGEST_URL: usize = 4096;
-/// The maximum length of an address with brackets around it.
+/// The maximum number of characters after a bracket in a URL that are searched for an address.
 const LONGEST_ADDRESS: usize = 60;
 
-/// Returns the places of the words, without brackets and punctuation.
+/// Returns the byte ranges of the words in `line`, without brackets and punctuation around them.
 pub(super) fn words(line: &str) -> Vec<Range<usize>> {
     let mut start = 0;
     line.split_inclusive(is_between)
@@ -32,7 +32,8 @@ pub(super) fn words(line: &str) -> Vec<Range<usize>> {
         .collect()
 }
 
-/// Returns the parts of a text: its URLs, and the text between them. A URL in brackets ends with its bracket.
+/// Splits a text without white space into its URLs and the words between them. A URL in brackets ends at the closing
+/// bracket.
 fn parts(raw: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = raw;
@@ -59,7 +60,8 @@ fn parts(raw: &str) -> Vec<&str> {
     parts
 }
 
-/// Returns the place of an opening bracket in a URL, behind which an address stands.
+/// Returns the byte offset of an opening bracket in `url` that is followed by an address; `None` if there is no such
+/// bracket.
 fn address_behind(url: &str) -> Option<usize> {
     let path = url.find("://")? + "://".len();
     let bracket = path + url[path..].find(['(', '<', '"', '“', '（', '「'])?;
@@ -67,7 +69,7 @@ fn address_behind(url: &str) -> Option<usize> {
     has_candidate(&after).then_some(bracket)
 }
 
-/// Returns the offset at which a URL begins.
+/// Returns the byte offset at which the first URL in the text begins; `None` if the text contains no URL.
 pub(super) fn url(text: &str) -> Option<usize> {
     let colon = text.find("://")?;
     let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+.-".contains(c);
@@ -90,7 +92,8 @@ fn closing(opening: char) -> Option<char> {
         .or_else(|| "\"'`".contains(opening).then_some(opening))
 }
 
-/// Splits a word that contains an address: `US:192.0.2.1(old)` is three words.
+/// Splits a word that contains an address into its parts: `US:192.0.2.1(old)` is three words. Another word is returned
+/// whole.
 fn split(word: &str) -> Vec<&str> {
     if host(word).is_some() {
         return vec![word];
@@ -116,7 +119,8 @@ fn split(word: &str) -> Vec<&str> {
     parts
 }
 
-/// Returns the words before and behind a colon that belongs to no address.
+/// Splits a word at a colon that belongs to no address, into the label and the address after it; `None` if there is no
+/// such colon.
 fn labelled(word: &str) -> Option<(&str, &str)> {
     let (label, rest) = word.split_once([':', '：'])?;
     let is_word = label
@@ -140,8 +144,8 @@ fn labelled(word: &str) -> Option<(&str, &str)> {
         .then_some((label, rest))
 }
 
-/// Returns a word without the brackets, quotes and emphasis around it and the punctuation behind it. Several dots stay,
-/// since an address may be cut short there.
+/// Returns a word without the brackets, quotes and emphasis marks around it and the punctuation after it. Several dots
+/// at the end are kept, since an address may be cut short there.
 pub(super) fn unwrapped(word: &str) -> &str {
     let is_wrapping = |c: char| is_bracket(c) || "*_•".contains(c);
     let mut word = word.trim_matches(is_bracket);

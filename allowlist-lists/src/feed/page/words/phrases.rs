@@ -11,11 +11,11 @@ use super::chars::{is_between, is_bracket};
 use super::shape::{self, Shape, What};
 use super::{Reading, is_code};
 
-/// Between the ends of a range.
+/// Words that stand between the two addresses of a range.
 const RANGE_WORDS: [&str; 6] = ["to", "through", "thru", "until", "till", "upto"];
-/// Signs between them.
+/// Characters that stand between the two addresses of a range.
 const RANGE_SIGNS: &str = "-–—―‒−‐‑－～〜~.…⋯";
-/// Words beside a range that do not change its meaning.
+/// Words beside a range of addresses that do not change its meaning.
 const FILLERS: [&str; 14] = [
     "from",
     "between",
@@ -32,9 +32,9 @@ const FILLERS: [&str; 14] = [
     "addresses",
     "inclusive",
 ];
-/// Signs between the items of a list.
+/// Signs that separate the addresses of a list within a line.
 const LIST_SIGNS: [&str; 6] = ["/", "&", "+", "•", "·", "*"];
-/// Words before a version number.
+/// Words that show that the number after them is a version number.
 const VERSIONS: [&str; 19] = [
     "version",
     "versions",
@@ -56,7 +56,7 @@ const VERSIONS: [&str; 19] = [
     "≥",
     "≤",
 ];
-/// Words before the number of a part of a document.
+/// Words that show that the number after them is that of a part of a document.
 const SECTIONS: [&str; 12] = [
     "section",
     "sections",
@@ -71,44 +71,45 @@ const SECTIONS: [&str; 12] = [
     "§",
     "§§",
 ];
-/// Words between these and the number.
+/// Words that may stand between a word such as "version" or "section" and its number.
 const BEFORE_NUMBER: [&str; 10] = [
     "no", "nr", "number", "is", "=", "than", "newer", "later", "higher", "older",
 ];
-/// Words behind "or" and "and" that only a version has.
+/// Words after "or" and "and" that only follow a version number.
 const NEWER: [&str; 10] = [
     "newer", "later", "higher", "above", "greater", "up", "upwards", "earlier", "older", "onwards",
 ];
-/// The greatest number of a section in a heading.
+/// The greatest number in a dotted section number (such as 2.4.1.30) of a heading.
 const LAST_SECTION: u8 = 30;
-/// The greatest number of a section in other lines.
+/// The greatest number in a dotted section number (such as 2.4.1.20) of a line that is not a heading.
 const LAST_SECTION_IN_TEXT: u8 = 20;
-/// Bytes between words that belong together.
+/// The maximum distance in bytes between two words that belong together.
 const NEAR: usize = 6;
 
-/// A line by words.
+/// A line of a page, divided into words, with the class of each word.
 pub(super) struct Line<'t> {
     text: &'t str,
     pub(super) words: Vec<Range<usize>>,
     pub(super) shapes: Vec<Shape>,
 }
 
-/// The meaning of four numbers with dots between them that are no address.
+/// The meaning of four numbers with dots between them that may be no IPv4 address.
 pub(super) enum Number {
-    /// The number of a version or of a part of a document, with the words that show it.
+    /// The number of a version or of a part of a document, and the byte range in the line of the number and the words
+    /// that show its meaning.
     Of(What, Range<usize>),
-    /// The number of a section, or an address with a name behind it.
+    /// The number is that of a section, or is an address with a name after it.
     Unclear,
 }
 
-/// The connection of two addresses.
+/// The sign or word that connects two addresses of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
-    /// A hyphen or an en dash, with blanks around it.
+    /// A hyphen or an en dash with white space around it.
     Dash,
-    /// A word or a sign that means a range in a line that holds nothing else.
+    /// A word or a sign that means a range if the line contains nothing else.
     Range,
-    /// A sign that may mean anything.
+    /// A sign whose meaning between two addresses is not known.
     Sign,
 }
 
@@ -132,7 +133,8 @@ impl<'t> Line<'t> {
         self.shapes.get(at) == Some(&Shape::Address)
     }
 
-    /// Returns the text between two adjacent words, if it is short and has no separator.
+    /// Returns the text between the word with the index `at` and the next word; `None` if it is long or has a separator
+    /// such as a comma.
     fn gap(&self, at: usize) -> Option<&'t str> {
         let (one, next) = (self.words.get(at)?, self.words.get(at + 1)?);
         let gap = self.text.get(one.end..next.start)?;
@@ -140,7 +142,8 @@ impl<'t> Line<'t> {
         (gap.len() <= NEAR && !has_separator).then_some(gap)
     }
 
-    /// Returns the place behind the phrase that begins with the address at a place, and its reading.
+    /// Reads the phrase (an address, with a length or as a range) that begins with the address at word index `at`.
+    /// Returns the index of the word after the phrase, and the reading.
     pub(super) fn phrase(&self, at: usize) -> (usize, Reading) {
         if self.is_in_url(at) {
             return (at + 1, Reading::Unclear(Unclear::Glued));
@@ -188,7 +191,8 @@ impl<'t> Line<'t> {
         (next, reading)
     }
 
-    /// Returns the place behind an address and its separate length, and the prefix that they form.
+    /// Returns the index of the word after the address at word index `at` and its separate length, and the prefix that
+    /// they form; `None` if no length follows.
     fn unit(&self, at: usize) -> (usize, Option<String>) {
         let address = self.word(at);
         if self.gap(at).is_none() {
@@ -206,7 +210,8 @@ impl<'t> Line<'t> {
         (at + 1, None)
     }
 
-    /// Returns the connection behind a word: its number of words, and its kind.
+    /// Returns the connection that follows the word with the index `at`: the number of its words, and its kind. `None`
+    /// if no connection follows.
     fn link(&self, at: usize) -> Option<(usize, Link)> {
         let (before, word) = (self.gap(at)?, self.word(at + 1));
         let after = self.gap(at + 1)?;
@@ -233,7 +238,8 @@ impl<'t> Line<'t> {
         Some((1, link))
     }
 
-    /// Returns whether nothing but ranges and lists of addresses is in the line, and perhaps a label.
+    /// Returns whether the line contains only ranges and lists of addresses, apart from a label with a colon before
+    /// them.
     fn is_alone(&self) -> bool {
         let first = self
             .shapes
@@ -256,7 +262,7 @@ impl<'t> Line<'t> {
         })
     }
 
-    /// Returns whether the previous word is a URL without a blank behind it.
+    /// Returns whether the word before the one with the index `at` is a URL without white space after it.
     fn is_in_url(&self, at: usize) -> bool {
         let Some(before) = at.checked_sub(1) else {
             return false;
@@ -266,7 +272,8 @@ impl<'t> Line<'t> {
         !is_apart && self.word(before).contains("://")
     }
 
-    /// Returns whether the address at a place is the number of a version or of a part of a document.
+    /// Returns the meaning of the address at word index `at` if it is, or may be, the number of a version or of a part
+    /// of a document; `None` if it is an address.
     pub(super) fn number(&self, at: usize, is_heading: bool) -> Option<Number> {
         let numbers = octets(self.word(at))?;
         let of = |what, from: usize, to: usize| {
@@ -324,13 +331,13 @@ fn is_number(word: &str) -> bool {
     (1..=3).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Returns whether a text is a connection of the ends of a range, and nothing else.
+/// Returns whether a text consists of a word or signs that connect the two addresses of a range.
 pub(in crate::feed::page) fn is_link(text: &str) -> bool {
     let text = text.trim();
     is_range_word(text) || (!text.is_empty() && text.chars().all(|c| RANGE_SIGNS.contains(c)))
 }
 
-/// Returns whether a word can stand between the ends of a range.
+/// Returns whether a text is a word, or "up to", that can stand between the two addresses of a range.
 pub(in crate::feed::page) fn is_range_word(text: &str) -> bool {
     let text = text.trim();
     RANGE_WORDS
@@ -339,7 +346,8 @@ pub(in crate::feed::page) fn is_range_word(text: &str) -> bool {
         || text.eq_ignore_ascii_case("up to")
 }
 
-/// Returns the digits of a length that stands alone: `/24`, or `24` in a column of lengths.
+/// Returns the digits of a prefix length that stands alone: `/24`, or `24` if `is_named`, as in a column of lengths.
+/// `None` for another text.
 pub(in crate::feed::page) fn length(text: &str, is_named: bool) -> Option<&str> {
     let digits = text.strip_prefix('/').map(str::trim_start);
     digits
@@ -347,23 +355,23 @@ pub(in crate::feed::page) fn length(text: &str, is_named: bool) -> Option<&str> 
         .filter(|digits| is_number(digits))
 }
 
-/// Returns whether an address is a netmask, such as 255.255.255.0.
+/// Returns whether a text is an IPv4 netmask, such as 255.255.255.0.
 pub(in crate::feed::page) fn is_netmask(text: &str) -> bool {
     octets(text)
         .is_some_and(|octets| octets[0] == 255 && ipnet::ipv4_mask_to_prefix(octets.into()).is_ok())
 }
 
-/// The end of a range that a label or a column names.
+/// The end of an address range that a label or a column header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::feed::page) enum End {
     First,
     Last,
-    /// "From": the first of a range, or the state before a change.
+    /// The label is "From": the first address of a range, or the state before a change.
     From,
     To,
 }
 
-/// Returns the end that a label names, if the label names nothing else.
+/// Returns the end of an address range that a label names; `None` if the label names none, or anything else as well.
 pub(in crate::feed::page) fn end(label: &str) -> Option<End> {
     let mut end = None;
     for word in label
@@ -389,7 +397,7 @@ pub(in crate::feed::page) fn end(label: &str) -> Option<End> {
     end
 }
 
-/// Returns whether a label is about lengths of prefixes: "Prefix", "Netmask", "Prefix length".
+/// Returns whether a label is about lengths of prefixes, such as "Prefix", "Netmask" or "Prefix length".
 pub(in crate::feed::page) fn is_length_label(label: &str) -> bool {
     let mut names_it = false;
     label
@@ -407,7 +415,7 @@ pub(in crate::feed::page) fn is_length_label(label: &str) -> bool {
         && names_it
 }
 
-/// Returns whether a label is about version numbers and not about addresses.
+/// Returns whether a label is about version numbers and not about addresses, such as "Minimum version".
 pub(in crate::feed::page) fn is_version_label(label: &str) -> bool {
     let words: Vec<String> = label
         .split(|c: char| !c.is_alphanumeric())

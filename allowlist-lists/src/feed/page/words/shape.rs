@@ -10,31 +10,31 @@ use super::chars::{fold, is_bracket};
 use super::is_code;
 use super::parts::url;
 
-/// The class of a word.
+/// The class of a word of a page: prose, an address, or a text that only looks like an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// The word is certainly no address.
+    /// The word is certainly not an address.
     Prose,
-    /// The word must be an address, a prefix or a range, and is refused otherwise.
+    /// The word must be an address, a prefix or a range, and the page is refused if it is not.
     Address,
-    /// Looks like an address, and is something else.
+    /// The word looks like an address and is something else.
     NotRead(What),
 }
 
-/// The kinds of texts that look like an address.
+/// The kind of a text that looks like an address and is something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::feed::page) enum What {
     Version,
     HostName,
     Path,
     Section,
-    /// An address with a letter for its last number.
+    /// The text is a pattern or a version: an address with a letter for its last number.
     Pattern,
 }
 
-/// Names that have a version right behind them: `v1.2.3.4`.
+/// Names that a version number follows directly: `v1.2.3.4`.
 const VERSIONS: [&str; 8] = ["v", "ver", "version", "r", "rev", "release", "build", "fw"];
-/// Names of addresses, of which no other thing has a number.
+/// Names that only addresses have, such as `ip`, so that a number after them is an address.
 const ADDRESSES: [&str; 18] = [
     "ip",
     "ips",
@@ -55,15 +55,15 @@ const ADDRESSES: [&str; 18] = [
     "tcp",
     "udp",
 ];
-/// Words behind the hyphen of a version.
+/// Words that show, after a number and a hyphen, that the number is a version: `1.2.3.4-beta`.
 const PRERELEASES: [&str; 12] = [
     "alpha", "beta", "rc", "dev", "pre", "preview", "snapshot", "final", "stable", "release",
     "patch", "hotfix",
 ];
 
-/// The maximum length of the name of a host.
+/// The maximum length of a host name, in bytes.
 const LONGEST_NAME: usize = 253;
-/// The maximum length of a pattern of addresses.
+/// The maximum length of a pattern of addresses, such as `192.0.2.*`, in bytes.
 const LONGEST_PATTERN: usize = 24;
 
 pub(super) fn of(word: &str) -> Shape {
@@ -85,7 +85,7 @@ pub(super) fn of(word: &str) -> Shape {
     }
 }
 
-/// Returns the shape of a word that contains characters other than those of addresses.
+/// Returns the class of a word that contains characters other than those of addresses.
 fn classify(text: &str) -> Shape {
     if let Some(start) = url(text) {
         // A text directly before a URL is glued to it.
@@ -117,19 +117,20 @@ fn classify(text: &str) -> Shape {
     shape
 }
 
-/// Returns whether there is an address in the text, with any characters around it.
+/// Returns whether the text contains something that may be an address, with any characters around it.
 pub(super) fn has_candidate(text: &str) -> bool {
     runs(text).next().is_some() || sixes(text).next().is_some()
 }
 
-/// Returns whether the text is an address for certain, and not two names of a program: `a::b`.
+/// Returns whether the text is certainly an IPv6 address or prefix, and not two names of a program such as `a::b`.
 pub(super) fn is_ipv6(text: &str) -> bool {
     (text.matches(':').count() > 2 || text.contains('/'))
         && text.contains(':')
         && parse_prefix(text).is_ok()
 }
 
-/// Returns the places of four numbers from 0 to 255 with dots between and none around them.
+/// Returns the byte ranges in the text of four numbers from 0 to 255 with dots between them and no dots or digits
+/// around them.
 pub(super) fn quads(text: &str) -> impl Iterator<Item = Range<usize>> {
     numbers(text).filter(|run| {
         let run = &text[run.clone()];
@@ -137,7 +138,7 @@ pub(super) fn quads(text: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Returns the places of four or more numbers with dots between them.
+/// Returns the byte ranges in the text of four or more numbers with dots between them.
 fn runs(text: &str) -> impl Iterator<Item = Range<usize>> {
     numbers(text).filter_map(|run| {
         let dotted = &text[run.clone()];
@@ -159,7 +160,7 @@ fn is_octet(text: &str) -> bool {
     text.parse::<u8>().is_ok()
 }
 
-/// Returns the runs of digits and dots.
+/// Returns the byte ranges of the runs of digits and dots in the text.
 fn numbers(text: &str) -> impl Iterator<Item = Range<usize>> {
     let is_of_one = |c: char| c.is_ascii_digit() || c == '.';
     let mut end = 0;
@@ -173,8 +174,8 @@ fn numbers(text: &str) -> impl Iterator<Item = Range<usize>> {
         .filter(|run| !run.is_empty())
 }
 
-/// Returns the places of IPv6 addresses: runs of digits, letters to `f`, colons and dots that are no names of a program
-/// (`AWS::S3::Bucket`), times or addresses of network cards.
+/// Returns the byte ranges in the text that may be IPv6 addresses: runs of hexadecimal digits, colons and dots that are
+/// not names of a program (`AWS::S3::Bucket`), times or MAC addresses.
 fn sixes(text: &str) -> impl Iterator<Item = Range<usize>> {
     let is_of_one = |c: char| c.is_ascii_hexdigit() || c == ':' || c == '.';
     let mut end = 0;
@@ -200,7 +201,8 @@ fn sixes(text: &str) -> impl Iterator<Item = Range<usize>> {
         })
 }
 
-/// Returns the shape that shows that a quad in a word is no address; `None` if it may be one.
+/// Returns the class of the word `text` if the four numbers at `quad` are certainly no address, and `None` if they may
+/// be one.
 fn excuse(text: &str, quad: &Range<usize>) -> Option<Shape> {
     let (before, after) = (&text[..quad.start], &text[quad.end..]);
     let note = |what| Some(Shape::NotRead(what));
@@ -264,14 +266,16 @@ fn is_one_of(names: &[&str], name: &str) -> bool {
     names.iter().any(|word| word.eq_ignore_ascii_case(name))
 }
 
-/// Returns the start of the host in `user@host`, which is no address of a list.
+/// Returns the byte offset of the `@` in `user@host`, since such a host is no address of a list; `None` if the text has
+/// no such form.
 pub(super) fn host(text: &str) -> Option<usize> {
     let at = text.find('@')?;
     let user = &text[..at];
     (user.contains(char::is_alphanumeric) && !has_candidate(user)).then_some(at)
 }
 
-/// Returns whether a quad goes on as a host name: `.nip.io`, `.in-addr.arpa`.
+/// Returns whether the text `after` four dotted numbers continues them as a host name, such as `.nip.io` or
+/// `.in-addr.arpa`.
 fn is_host_name(after: &str) -> bool {
     let Some(rest) = after.strip_prefix('.') else {
         return false;
@@ -301,7 +305,7 @@ fn is_like_an_address(word: &str) -> bool {
             || colons() >= 6)
 }
 
-/// Returns whether a word is a network of three numbers and a length: `192.0.2/24`.
+/// Returns whether a word is an IPv4 prefix with only three numbers: `192.0.2/24`.
 fn is_short(word: &str) -> bool {
     word.split_once('/').is_some_and(|(network, length)| {
         network.split('.').count() == 3
@@ -310,7 +314,7 @@ fn is_short(word: &str) -> bool {
     })
 }
 
-/// Returns whether brackets stand within an address: `192[.]0[.]2[.]1`.
+/// Returns whether the text is an IPv4 address with brackets in it: `192[.]0[.]2[.]1`.
 fn is_split(text: &str) -> bool {
     text.contains(is_bracket) && !text.contains('@') && {
         let bare: String = text.chars().filter(|c| !is_bracket(*c)).collect();
@@ -318,7 +322,7 @@ fn is_split(text: &str) -> bool {
     }
 }
 
-/// Returns whether a text is a pattern of addresses, such as `192.0.2.*` and `192.0.2.x`.
+/// Returns whether a text is a pattern of addresses, such as `192.0.2.*` or `192.0.2.x`.
 pub(super) fn is_pattern(text: &str) -> bool {
     if text.len() > LONGEST_PATTERN {
         return false;
