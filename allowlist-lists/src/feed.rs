@@ -21,29 +21,32 @@ pub use error::{FeedError, Place, Unclear};
 pub use page::{Link, find_link, find_list};
 pub use token::{PrefixError, check_prefix, parse_ends, parse_prefix, parse_with_length};
 
-/// A parsed list.
+/// A parsed address list of a source: its prefixes, notes for the operator, and the day until which the result is
+/// valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List {
-    /// The prefixes, sorted and distinct.
+    /// The prefixes of the list, sorted and distinct.
     pub prefixes: Vec<IpNet>,
-    /// Notes for the operator, such as rows that are about to expire.
+    /// Notes for the operator, such as the text of a row whose addresses are about to expire.
     pub notes: Vec<String>,
-    /// The last day on which the same bytes have all these prefixes, if a row expires.
+    /// The last day on which parsing the same bytes yields all these prefixes; `None` if no listed prefix has an expiry
+    /// date.
     pub good_until: Option<Date>,
 }
 
-/// Parses a list with at least one prefix. `today` decides about rows with an expiry date.
+/// Parses the bytes of a list, which must contain at least one prefix. On a page, rows that expired before `today` are
+/// left out.
 ///
 /// # Errors
-/// The bytes are not a list of this format, or an empty one.
+/// The bytes are not a list in `format`, or the list is empty.
 pub fn parse(format: &Format, bytes: &[u8], today: Date) -> Result<List, FeedError> {
     parse_part(format, bytes, today, false)
 }
 
-/// Parses a list, or a part of one, which may have no prefix if `may_be_empty`.
+/// Parses the bytes of a list, or of one part of a list; the result may have no prefix if `may_be_empty`.
 ///
 /// # Errors
-/// The bytes are not a list of this format, or an empty one without `may_be_empty`.
+/// The bytes are not a list in `format`, or the list is empty and `may_be_empty` is false.
 pub fn parse_part(
     format: &Format,
     bytes: &[u8],
@@ -89,10 +92,12 @@ impl From<Vec<IpNet>> for List {
     }
 }
 
-/// The most prefixes of a list. No vendor has a tenth of this, but a short range can be hundreds.
+/// The maximum number of prefixes of one list. No vendor publishes a tenth of this, but one short range can expand to
+/// hundreds of prefixes.
 pub(crate) const MOST_PREFIXES: usize = 4_000_000;
 
-/// Parses one token of a list.
+/// Parses an address, a prefix or a range of a list and appends its prefixes to `prefixes`; `place` is called for an
+/// error only.
 fn take(
     token: &str,
     prefixes: &mut Vec<IpNet>,
@@ -108,10 +113,10 @@ fn take(
     Ok(())
 }
 
-/// The most characters of a vendor's text that a message quotes.
+/// The maximum number of characters of a vendor's text that a message quotes.
 const SHOWN_CHARS: usize = 60;
 
-/// Returns the start of a vendor's text, for a message.
+/// Returns a vendor's text for a message, cut after `SHOWN_CHARS` characters and with "…" if it is longer.
 pub(crate) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -119,7 +124,8 @@ pub(crate) fn shown(text: &str) -> String {
     }
 }
 
-/// Returns the first of the texts, quoted, with "…" if there are more.
+/// Returns the first `most` of the texts for a message: each quoted and shortened, with "…" at the end if there are
+/// more.
 pub(crate) fn some_of<'t>(texts: impl IntoIterator<Item = &'t str>, most: usize) -> String {
     let mut texts = texts.into_iter();
     let mut quoted: Vec<String> = texts

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::text::{decode, not_a_page, trim};
 use super::{FeedError, Place, item, some_of};
 
-/// The most columns that an error shows.
+/// The maximum number of column names that an error shows.
 const SHOWN_COLUMNS: usize = 8;
 
 pub(super) fn parse(
@@ -77,7 +77,7 @@ pub(super) fn parse(
     Ok(prefixes)
 }
 
-/// Returns the number of title lines, and the text behind them.
+/// Returns the number of leading lines that were skipped (at most `titles`), and the text after them.
 fn without_titles(text: &str, titles: usize) -> (usize, &str) {
     let mut rest = text;
     for skipped in 0..titles {
@@ -89,7 +89,7 @@ fn without_titles(text: &str, titles: usize) -> (usize, &str) {
     (titles, rest)
 }
 
-/// Returns the number of a column, which the header line states if the column has a name.
+/// Returns the index of a column, from 0. For a column with a name, `header` has to contain that name exactly once.
 fn find(
     column: &Column,
     header: &StringRecord,
@@ -115,8 +115,8 @@ fn find(
     Ok(number)
 }
 
-/// Returns the line in which a record starts. The reader states the end of the previous record, and comments and blank
-/// lines may follow it.
+/// Returns the number of the line, from 1, in which a record starts. The position in `record` is the end of the
+/// previous record, after which comments and blank lines may follow.
 fn line_of(text: &str, record: &StringRecord) -> usize {
     let mut start = record.position().map_or(0, |at| at.byte() as usize);
     for line in text[start..].split_inclusive(['\n', '\r']) {

@@ -10,7 +10,7 @@ use super::json::MOST_BYTES;
 use super::token::PrefixError;
 
 impl FeedError {
-    /// Returns the code of the error.
+    /// Returns the stable error code of the error's kind.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Empty | Self::NoPrefixes | Self::AllLeftOut { .. } => ErrorCode::ListEmpty,
@@ -29,336 +29,337 @@ impl FeedError {
     }
 }
 
-/// The reason why a list is invalid. The list is discarded as a whole.
+/// The reason why a list is invalid. The invalid list is discarded as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FeedError {
-    /// The text is empty or white space.
+    /// The text of the list is empty or consists of white space.
     #[error("is empty; a list has at least one prefix: check its origin")]
     Empty,
-    /// The answer is a web page: an error, a login, a challenge, or a description of the list.
+    /// The text is a web page where a list is expected: an error, a login, a challenge, or a description of the list.
     #[error(
         "got a web page, not a list: {start:?}; open it in a browser, and configure the URL of the list itself"
     )]
     WebPage {
-        /// The first characters of the page.
+        /// The first characters of the page, for the message.
         start: String,
     },
-    /// The text is not a web page, though the format is one.
+    /// The text is not a web page, though the configured format is HTML.
     #[error(
         "is not a web page, since it has no element: it starts with {start:?}; check `format` and the origin"
     )]
     NotAPage {
-        /// The first characters of the text.
+        /// The first characters of the text, for the message.
         start: String,
     },
-    /// The data is binary, or text in another encoding.
+    /// The data is binary, or text in an encoding other than UTF-8.
     #[error("is not UTF-8 text from byte {at} on: {problem}; it must be plain UTF-8")]
     NotText {
-        /// The offset of the first byte that is not text.
+        /// The byte offset of the first byte that is not text.
         at: usize,
-        /// The likely kind of the data.
+        /// The likely kind of the data, as a clause of the message.
         problem: &'static str,
     },
-    /// The JSON stops before its end.
+    /// The JSON or XML document stops before its end.
     #[error("is truncated after {length} bytes: try again")]
     Truncated {
-        /// The length in bytes.
+        /// The length of the truncated text, in bytes.
         length: usize,
     },
-    /// The text is not JSON.
+    /// The text is not a JSON document.
     #[error("is not JSON: {problem}; it starts with {start:?}: check `format` and the origin")]
     NotJson {
-        /// The parser's reason, with line and column.
+        /// The JSON parser's reason, with line and column.
         problem: String,
-        /// The first characters of the text.
+        /// The first characters of the text, for the message.
         start: String,
     },
-    /// The JSON document or page is nested deeper than any list.
+    /// The JSON document, XML document or page is nested deeper than any list.
     #[error("is nested too deeply; check its origin")]
     TooDeep,
-    /// The page or document has more parts than the limit.
+    /// The page has more elements, attributes or labels than the limit.
     #[error("has too many parts; check its origin")]
     TooMany,
-    /// The JSON document takes more memory than the limit.
+    /// The JSON document would take more memory than the limit for one list.
     #[error(
         "needs more than {} MiB of memory to parse, the limit for one list; use a shorter list, or JSON lines, CSV or text",
         MOST_BYTES >> 20
     )]
     TooMuchMemory,
-    /// A selector matches nothing in a well-formed document.
+    /// A selector (`select`) matches nothing in a well-formed JSON document.
     #[error(
         "contains no prefix: {selects} matches nothing in {found}; correct `select` if the list has changed its shape"
     )]
     NothingSelected {
-        /// The selectors, quoted.
+        /// The selectors that match nothing, quoted.
         selects: String,
-        /// The shape of the document.
+        /// A description of the document: its kind and its keys.
         found: String,
     },
-    /// The list has no item for a configured filter, keyword or element.
+    /// Nothing in the list matches a configured filter, keyword or element.
     #[error("nothing in the list has {what}; correct `{key}` if the list has changed its shape")]
     Unmatched {
-        /// The key of the configuration.
+        /// The configuration key whose value matches nothing.
         key: &'static str,
-        /// The value that does not occur.
+        /// A description of the filter, keyword or element that does not occur in the list.
         what: String,
     },
-    /// An object has two members of one name.
+    /// A JSON object has two members with the same key.
     #[error(
         "line {line}: {place} has the key {key:?} twice, which is ambiguous; report it to the vendor"
     )]
     DuplicateKey {
-        /// The place of the object.
+        /// The place of the object with the duplicate key.
         place: Place,
-        /// The line of the second one.
+        /// The line of the second member with the key.
         line: usize,
-        /// The key.
+        /// The key that occurs twice.
         key: String,
     },
-    /// The text is one JSON document, not one per line.
+    /// The text is one JSON document over several lines, though the format is one document per line.
     #[error(
         "is one JSON document over several lines, not one document per line; write format = \"json\""
     )]
     OneDocument,
-    /// A selected node is not an object with fields.
+    /// A selected JSON node is not an object, though the configuration names its fields or keys.
     #[error(
         "{place}: is {found}, not an object; correct `select` to select the objects with the fields"
     )]
     NotAnObject {
-        /// The place of the node.
+        /// The place of the node that is not an object.
         place: Place,
-        /// The kind of the node.
+        /// A description of the node that was found instead of an object.
         found: String,
     },
-    /// An item lacks a field.
+    /// An item of a list (a JSON object or an XML element) lacks a configured field.
     #[error("{place}: has no {name:?}; it has {found}: correct the name in the configuration")]
     NoMember {
-        /// The place of the item.
+        /// The place in the list of the item with the error.
         place: Place,
-        /// The field.
+        /// The configured name of the field.
         name: Box<str>,
-        /// The fields of the item, quoted.
+        /// The names of the fields that the item has, quoted.
         found: Box<str>,
     },
-    /// An item has a field more than once.
+    /// An item of a list has a configured field more than once.
     #[error("{place}: has {name:?} more than once; set `element` to that name to read all of them")]
     ManyMembers {
-        /// The place of the item.
+        /// The place in the list of the item with the error.
         place: Place,
-        /// The field.
+        /// The configured name of the field.
         name: String,
     },
-    /// An element contains elements instead of text.
+    /// A selected XML element contains elements instead of text.
     #[error(
         "{place}: contains elements instead of a prefix: {found}; set `element` or `attribute` to one of these names"
     )]
     NotAText {
-        /// The place of the element.
+        /// The place of the selected element.
         place: Place,
-        /// The fields of the element, quoted.
+        /// The names of the attributes and child elements of the element, quoted.
         found: String,
     },
-    /// The text is not valid XML.
+    /// The text is not well-formed XML.
     #[error(
         "is not valid XML, line {line}: {problem}; it starts with {start:?}: check `format` and the origin"
     )]
     NotXml {
-        /// The line of the error.
+        /// The line, from 1, in which the XML parser failed.
         line: usize,
-        /// The reason.
+        /// The parser's reason, as a clause of the message.
         problem: String,
-        /// The first characters of the text.
+        /// The first characters of the text, for the message.
         start: String,
     },
-    /// The header line has the column name more than once.
+    /// The header line of a CSV list has the configured column name more than once.
     #[error(
         "line {line}: several columns have the name {column:?}; use the column's number, counted from 0"
     )]
     ManyHeaders {
-        /// The number of the header line.
+        /// The line number of the header line, from 1.
         line: usize,
-        /// The name.
+        /// The column name that occurs more than once.
         column: String,
     },
-    /// A selected value is not a string.
+    /// A selected JSON value is not a string, though prefixes are strings.
     #[error("{place}: is {found}, not a string; {remedy}")]
     NotAString {
-        /// The place of the item.
+        /// The place in the list of the item with the error.
         place: Place,
-        /// The kind of the value.
+        /// A description of the value that was found instead of a string.
         found: String,
-        /// The remedy.
+        /// The change of the configuration that the message proposes.
         remedy: String,
     },
-    /// The header line does not have the column.
+    /// The header line of a CSV list does not have the configured column name.
     #[error(
         "line {line}: no column has the name {column:?}; the header line has {found}: correct `column`"
     )]
     NoHeader {
-        /// The number of the header line.
+        /// The line number of the header line, from 1.
         line: usize,
-        /// The configured name.
+        /// The configured column name.
         column: String,
-        /// The names in the header line, quoted.
+        /// The column names in the header line, quoted.
         found: String,
     },
-    /// A record has too few columns.
+    /// A CSV record has too few columns for the configured column number.
     #[error(
         "line {line}: has no column {column}, counted from 0; it has {fields} columns: correct `column` or the line"
     )]
     NoColumn {
-        /// The first line of the record.
+        /// The number of the first line of the record, from 1.
         line: usize,
-        /// The number of the column, from 0.
+        /// The index of the configured column, from 0.
         column: usize,
-        /// The number of columns in the record.
+        /// The number of columns that the record has.
         fields: usize,
     },
-    /// A quoted field does not end in its line.
+    /// A quoted CSV field does not end in the line in which it starts.
     #[error("line {line}: a quoted field does not end in its line; close its quotes")]
     OpenQuotes {
-        /// The first line of the field.
+        /// The number of the line in which the field starts, from 1.
         line: usize,
     },
-    /// No such heading, label or column on a page.
+    /// No heading, label or column on the page matches a regular expression of the configuration.
     #[error(
         "nothing on the page matches {key} = {pattern:?}; {found}: correct `{key}` if the page has changed"
     )]
     NoMatch {
-        /// The key of the configuration.
+        /// The configuration key whose value matches nothing.
         key: &'static str,
-        /// The regular expression.
+        /// The configured regular expression, which selects text on the page.
         pattern: String,
-        /// A sentence about the page's content.
+        /// A clause of the message about the headings, labels, columns or links that the page has.
         found: String,
     },
-    /// A `ReadMe` block cannot be parsed.
+    /// A block of `ReadMe`'s Markdown dialect (`[block:…]`) cannot be parsed.
     #[error("line {line}: invalid [block:{kind}]: {problem}; check the origin of the page")]
     Block {
-        /// The first line of the block.
+        /// The number of the first line of the block, from 1.
         line: usize,
-        /// The kind that the block states.
+        /// The kind that the block's first line states, such as `code`.
         kind: String,
-        /// The reason.
+        /// The parser's reason, as a clause of the message.
         problem: String,
     },
-    /// No link on the page matches.
+    /// No link on the page matches the regular expression of `discover`.
     #[error(
         "no link on the page matches {pattern:?}; {found}: correct `discover` if the page has changed"
     )]
     NoLink {
-        /// The regular expression.
+        /// The configured regular expression, which selects text on the page.
         pattern: String,
-        /// A sentence about the page's content.
+        /// A clause of the message about the headings, labels, columns or links that the page has.
         found: String,
     },
-    /// Several links on the page match.
+    /// Several links on the page match the regular expression of `discover`, and none is preferred.
     #[error("{count} links on the page match {pattern:?}: {found}; make `discover` match one")]
     ManyLinks {
-        /// The regular expression.
+        /// The configured regular expression, which selects text on the page.
         pattern: String,
-        /// The number of links.
+        /// The number of links that match.
         count: usize,
-        /// The links, quoted.
+        /// The first of the matching links, quoted.
         found: String,
     },
-    /// The list is well-formed and has no prefix.
+    /// The list is well-formed and contains no prefix.
     #[error("contains no prefix; a list has at least one: check its origin")]
     NoPrefixes,
-    /// The page marks all its prefixes as deprecated or expired.
+    /// The page has no valid prefix: each one is marked as deprecated or expired, or is left out for another reason.
     #[error(
         "contains no prefix that is still valid: {note}; correct `page`, or look for the vendor's new list"
     )]
     AllLeftOut {
-        /// The note about the first prefix.
+        /// The note for the operator about the first prefix that was left out.
         note: String,
     },
-    /// The list has more prefixes than the limit.
+    /// The list has more prefixes than the limit for one list.
     #[error(
         "names more than {MOST_PREFIXES} prefixes; write networks instead of ranges, which can be hundreds \
          of prefixes each, or make it several sources"
     )]
     TooManyPrefixes,
-    /// An item is not a prefix.
+    /// An item of the list is not a valid prefix.
     #[error("{place}: {error}")]
     Prefix {
-        /// The place of the item.
+        /// The place in the list of the item with the error.
         place: Place,
-        /// The reason, boxed because it is larger than the other fields.
+        /// The reason why the item is not a prefix. It is boxed since it is larger than the other fields.
         error: Box<PrefixError>,
     },
-    /// A text on a page may or may not be an address.
+    /// A text on a page may or may not be an address, so the page is refused.
     #[error("{place}: {text:?} {problem}")]
     Unclear {
-        /// The place of the text.
+        /// The place of the doubtful text on the page.
         place: Place,
-        /// The text as shown, shortened.
+        /// The doubtful text as the page shows it, shortened.
         text: String,
-        /// The reason for the doubt.
+        /// The reason why it is not certain that the text is an address.
         problem: Unclear,
     },
-    /// One of several documents is invalid.
+    /// One of the documents in a list with one JSON document per line is invalid.
     #[error("line {line}: {error}")]
     Line {
-        /// The line of the document.
+        /// The number of the line of the invalid document, from 1.
         line: usize,
-        /// The reason.
+        /// The reason why the document is invalid.
         error: Box<FeedError>,
     },
 }
 
-/// The reason why a text that looks like an address is not read as one.
+/// The reason why a text on a page that looks like an address is not read as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Unclear {
-    /// An element or a comment begins or ends between two digits.
+    /// An element or a comment begins or ends between two hexadecimal digits of the text.
     #[error(
         "may be an address with something behind it: markup begins or ends between two of its digits; \
          choose a part of the page without it, or another source"
     )]
     Markup,
-    /// A soft hyphen, a blank without width, or another character that is not shown.
+    /// The text contains a soft hyphen, a zero-width space, or another character that is not shown.
     #[error(
         "has a character within it that is not shown; choose a part of the page without it, or another source"
     )]
     Invisible,
-    /// A part is superscript or subscript.
+    /// A part of the text is superscript or subscript, and only together with it is the text an address.
     #[error(
         "is an address only together with its superscript or subscript text; choose a part of the page \
          without it, or another source"
     )]
     Raised,
-    /// A part is crossed out.
+    /// A part of the text is crossed out.
     #[error("is struck out in part; choose a part of the page without it, or another source")]
     StruckOut,
-    /// The text is shown in another order than it is written.
+    /// The text is shown in another order than it is written, by an override of its direction.
     #[error(
         "is shown in another order than it is written, by an override of its direction; choose a part of \
          the page without it, or another source"
     )]
     Reordered,
-    /// Two addresses may be a range, a change, or two addresses.
+    /// The text belongs to two addresses that may be a range, a change from one to the other, or two separate
+    /// addresses.
     #[error(
         "may be a range, a change from one to the other, or two addresses; choose a part of the page \
          without it, or another source"
     )]
     Range,
-    /// A prefix length stands beside the address, and may belong to another address.
+    /// A prefix length stands beside the address, but may belong to another address.
     #[error(
         "may be an address or, with the length beside it, a network; choose a part of the page without \
          it, or another source"
     )]
     Length,
-    /// The token follows the number of a version.
+    /// The text follows a version number, so it may be another version number.
     #[error(
         "may be an address or a version number; choose a part of the page without it, or another source"
     )]
     Version,
-    /// The token begins a line, as the number of a section does.
+    /// The text begins a line, so it may be the number of a section.
     #[error(
         "may be an address or the number of a section; choose a part of the page without it, or another source"
     )]
     Section,
-    /// The token follows a URL without a blank.
+    /// The text follows a URL without white space, so it may be a part of the URL.
     #[error(
         "may be an address or a part of the URL before it; choose a part of the page without it, or another source"
     )]
@@ -366,7 +367,7 @@ pub enum Unclear {
 }
 
 impl FeedError {
-    /// Returns the line of the error, from 1, if it is known.
+    /// Returns the line of the list, from 1, in which the error is; `None` if the line is not known.
     pub fn line(&self) -> Option<usize> {
         match self {
             Self::NoHeader { line, .. }
@@ -387,18 +388,18 @@ impl FeedError {
     }
 }
 
-/// A place in a list.
+/// A place in a list, for an error message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A line, counted from 1.
+    /// The number of a line, from 1.
     Line(usize),
-    /// A `JSONPath`.
+    /// The `JSONPath` of a node, such as `$.hooks[3]`.
     Path(String),
-    /// A text on a page.
+    /// A text on an HTML or Markdown page.
     Text {
-        /// The headings above, outermost first.
+        /// The headings above the text, outermost first.
         section: Vec<String>,
-        /// The row, list item, paragraph or line, shortened.
+        /// The text of the line that contains it, shortened.
         text: String,
     },
 }

@@ -10,7 +10,8 @@ use super::text::trim;
 use super::token::{parse_ends, parse_with_length};
 use super::{FeedError, MOST_PREFIXES, Place, take};
 
-/// Reads the tokens of a text: one, or several with a separator between them. A blank one gives nothing.
+/// Parses a text that holds one prefix, or several with `separator` between them, and appends them to `prefixes`. A
+/// blank text adds nothing.
 pub(super) fn take_tokens(
     text: &str,
     separator: Option<&str>,
@@ -32,7 +33,8 @@ pub(super) fn take_tokens(
     Ok(())
 }
 
-/// Reads the two fields of a range or of a prefix. Two blank ones give nothing.
+/// Parses two fields as the ends of a range or as an address and its length, depending on `item`, and appends the
+/// result to `prefixes`. Two blank fields add nothing.
 pub(super) fn take_pair(
     item: &Item,
     first: &str,
@@ -58,7 +60,7 @@ pub(super) fn take_pair(
     Ok(())
 }
 
-/// The conditions of `where`, and which of their values have occurred.
+/// The conditions of the configuration key `where`, and a record of which of their values have occurred in the list.
 pub(super) struct Filter<'r> {
     conditions: &'r [Condition],
     has_occurred: Vec<Vec<bool>>,
@@ -75,7 +77,8 @@ impl<'r> Filter<'r> {
         }
     }
 
-    /// Returns whether an item fulfils every condition. `field` returns the text of one of its fields.
+    /// Returns whether an item of the list meets every condition. `field` returns the text of a field of the item, or
+    /// `None` if the item lacks it.
     pub(super) fn passes(&mut self, field: impl Fn(&Column) -> Option<String>) -> bool {
         let mut passes = true;
         for (condition, occurred) in self.conditions.iter().zip(&mut self.has_occurred) {
@@ -93,10 +96,10 @@ impl<'r> Filter<'r> {
         passes
     }
 
-    /// Checks that each value of the conditions has occurred in the list.
+    /// Checks that each value that the conditions name has occurred in the list, unless `may_be_empty`.
     ///
     /// # Errors
-    /// A value has not occurred, and the list may not be empty.
+    /// A value has not occurred, and `may_be_empty` is false.
     pub(super) fn check(&self, may_be_empty: bool) -> Result<(), FeedError> {
         if may_be_empty {
             return Ok(());

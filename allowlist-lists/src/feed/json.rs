@@ -30,7 +30,7 @@ pub(super) fn parse(rules: &Json, bytes: &[u8]) -> Result<List, FeedError> {
     Ok(list)
 }
 
-/// Parses one document per line. A document without selected nodes describes the list.
+/// Parses a list with one JSON document per line. A document in which the selectors match nothing yields no prefix.
 pub(super) fn parse_lines(
     rules: &Json,
     bytes: &[u8],
@@ -138,7 +138,8 @@ fn member_of(
         })
 }
 
-/// Returns a value as the text that a filter compares. The text of an array or an object equals no configured value.
+/// Returns a JSON value as the text that a filter compares. The text of an array or an object equals no configured
+/// value.
 fn text_of(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -147,10 +148,10 @@ fn text_of(value: &Value) -> String {
     }
 }
 
-/// Checks that each selector has found something.
+/// Checks that each selector of `rules` has matched a node; `document` is described in the error.
 ///
 /// # Errors
-/// A selector has found nothing.
+/// A selector has matched no node.
 fn check(rules: &Json, probes: &Probes, document: &Value) -> Result<(), FeedError> {
     let (missing, has_others) = probes.missing();
     if missing.is_empty() {

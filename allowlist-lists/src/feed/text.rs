@@ -8,10 +8,11 @@ use ipnet::IpNet;
 use super::token::{PrefixError, parse_token};
 use super::{FeedError, Place, shown, take};
 
-/// Parses one token per line, after one of the keywords if there are any.
+/// Parses one address, prefix or range per line. With keywords in `rules`, it is the text after a keyword at the start
+/// of the line, and other lines are skipped.
 ///
 /// # Errors
-/// The bytes are not text, a token is not a prefix, or a keyword does not occur.
+/// The bytes are not text, a line does not hold a prefix, or a keyword occurs in no line and `may_be_empty` is false.
 pub(super) fn parse(
     rules: &Lines,
     bytes: &[u8],
@@ -53,7 +54,7 @@ pub(super) fn parse(
     }
 }
 
-/// Refuses a comment that begins with a prefix: the author of `192.0.2.1;192.0.2.2` means a list.
+/// Refuses a comment that starts with `;` and a prefix, since the author of `192.0.2.1;192.0.2.2` means two prefixes.
 fn no_prefix_in_comment(comment: &str) -> Result<(), PrefixError> {
     let Some(words) = comment.strip_prefix(';') else {
         return Ok(());
@@ -69,7 +70,7 @@ fn no_prefix_in_comment(comment: &str) -> Result<(), PrefixError> {
     }
 }
 
-/// Returns the bytes as text that is not blank, without its byte order mark.
+/// Returns the bytes as UTF-8 text without a byte order mark, or an error if they are not text or only white space.
 pub(super) fn decode(bytes: &[u8]) -> Result<&str, FeedError> {
     let not_text = |at| FeedError::NotText {
         at,
@@ -86,7 +87,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<&str, FeedError> {
     Ok(text)
 }
 
-/// Returns the text, for formats that never start like a web page. A page is refused.
+/// Returns the text unchanged, or an error if the text starts with `<` as a web page does.
 pub(super) fn not_a_page(text: &str) -> Result<&str, FeedError> {
     if trim(text).starts_with('<') {
         return Err(FeedError::WebPage {
@@ -96,17 +97,17 @@ pub(super) fn not_a_page(text: &str) -> Result<&str, FeedError> {
     Ok(text)
 }
 
-/// Trims white space and invisible characters.
+/// Returns the text without white space and invisible characters at its ends.
 pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || is_zero_width(c))
 }
 
-/// Returns whether the character is invisible. Such characters are often copied with a text.
+/// Returns whether the character is invisible and often copied along with a text, such as a zero-width space.
 pub(super) fn is_zero_width(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
 }
 
-/// Returns the likely kind of data that is not text, by its first bytes.
+/// Returns the likely kind of data that is not UTF-8 text, by its first bytes and the invalid byte at offset `at`.
 fn problem(bytes: &[u8], at: usize) -> &'static str {
     match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it looks like UTF-16",

@@ -10,10 +10,11 @@ use thiserror::Error;
 
 use super::shown;
 
-/// The characters between the ends of a range: a hyphen, or a dash of typesetting.
+/// The characters that may stand between the two addresses of a range: a hyphen or an en dash.
 pub(super) const DASHES: [char; 2] = ['-', '–'];
 
-/// Parses a prefix, an address or a range. A range is `a-b`, or `203.0.113.232-239` within the last octet.
+/// Parses an address, a prefix or a range (`a-b`, or `203.0.113.232-239` within the last octet) and appends its
+/// prefixes to `prefixes`.
 pub(super) fn parse_token(token: &str, prefixes: &mut Vec<IpNet>) -> Result<(), PrefixError> {
     match token.split_once(DASHES) {
         None => prefixes.push(parse_prefix(token)?),
@@ -26,7 +27,8 @@ pub(super) fn parse_token(token: &str, prefixes: &mut Vec<IpNet>) -> Result<(), 
     Ok(())
 }
 
-/// Parses one address (`203.0.113.9` is `203.0.113.9/32`) or prefix, without surrounding text.
+/// Parses a prefix, or an address as the prefix of that one address (`203.0.113.9` is `203.0.113.9/32`), without
+/// surrounding text.
 pub fn parse_prefix(token: &str) -> Result<IpNet, PrefixError> {
     let (address, length) = match token.split_once('/') {
         Some((address, length)) => (address, Some(length)),
@@ -63,12 +65,13 @@ pub fn parse_prefix(token: &str) -> Result<IpNet, PrefixError> {
     check_prefix(IpNet::new_assert(address, length))
 }
 
-/// Parses a range whose first and last address are two texts, such as two columns or two members.
+/// Parses a range whose first and last address are in two texts, such as two CSV columns, into the prefixes that cover
+/// it.
 ///
-/// Both texts are whole addresses of one family: `203.0.113.1` and `9` is not a range here.
+/// Both texts must be whole addresses of one family: `203.0.113.1` and `9` is not a range for this function.
 ///
 /// # Errors
-/// A text is not an address, the families differ, or the range ends before it starts.
+/// A text is not an address, the families differ, or `last` is lower than `first`.
 pub fn parse_ends(first: &str, last: &str) -> Result<Vec<IpNet>, PrefixError> {
     let token = || format!("{first}-{last}");
     if !last.contains(['.', ':']) {
@@ -79,13 +82,13 @@ pub fn parse_ends(first: &str, last: &str) -> Result<Vec<IpNet>, PrefixError> {
         .collect()
 }
 
-/// Parses a prefix whose address and length are two texts, such as two columns or two members.
+/// Parses a prefix whose address and length are in two texts, such as two CSV columns.
 ///
 /// The length is a number, with or without a slash before it, or a netmask: `24`, `/24` and
 /// `255.255.255.0` are the same.
 ///
 /// # Errors
-/// The address or the length is invalid, or host bits are set.
+/// The address or the length is invalid, or the address has host bits set.
 pub fn parse_with_length(address: &str, length: &str) -> Result<IpNet, PrefixError> {
     let digits = length.strip_prefix('/').unwrap_or(length).trim_start();
     let token = format!("{address}/{digits}");
@@ -100,7 +103,7 @@ pub fn parse_with_length(address: &str, length: &str) -> Result<IpNet, PrefixErr
     }
 }
 
-/// Checks that a prefix has no host bits set and is not an IPv4-mapped IPv6 prefix.
+/// Checks that a prefix has no host bits set and is not an IPv4-mapped IPv6 prefix, and returns it unchanged.
 pub fn check_prefix(prefix: IpNet) -> Result<IpNet, PrefixError> {
     if let IpNet::V6(v6) = prefix
         && let Some(v4) = v6.addr().to_ipv4_mapped()
@@ -141,7 +144,8 @@ fn parse_range(token: &str, first: &str, last: &str) -> Result<IpSubnets, Prefix
     }
 }
 
-/// Parses the last address of a range, which may be its last octet alone.
+/// Parses the last address of a range, which may be written as its last octet only; the other octets are then those of
+/// `first`. Returns `None` if `last` is neither.
 fn parse_end(first: &str, last: &str) -> Option<IpAddr> {
     if last.contains(['.', ':']) {
         return last.parse().ok();
@@ -151,82 +155,82 @@ fn parse_end(first: &str, last: &str) -> Option<IpAddr> {
     format!("{network}.{last}").parse().ok()
 }
 
-/// The reason why a token is not a prefix, with the valid form.
+/// The reason why a text is not a valid prefix, with a valid form of it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PrefixError {
-    /// The token is neither an address nor a prefix.
+    /// The text is not an address or a prefix.
     #[error(
         "{token:?} is not a prefix; write one such as \"203.0.113.0/24\", \"2001:db8::/32\" or \
          \"203.0.113.9\""
     )]
     NotAPrefix {
-        /// The token, shortened.
+        /// The invalid text, shortened for the message.
         token: String,
     },
-    /// Two prefixes without a separator, as a missing newline leaves them.
+    /// The text is two prefixes without a separator between them, as a missing newline leaves them.
     #[error(
         "{token:?} is not a prefix: it looks like {first:?} and {second:?} run together; separate them"
     )]
     Glued {
-        /// The token, shortened.
+        /// The invalid text, shortened for the message.
         token: String,
-        /// The first prefix.
+        /// The first of the two prefixes.
         first: String,
-        /// The second prefix.
+        /// The second of the two prefixes.
         second: String,
     },
-    /// The length is more than the bits of an address.
+    /// The prefix length is greater than the number of bits of an address.
     #[error("{token:?} is not a prefix: its length is greater than {max}; use /0 to /{max}")]
     TooLong {
-        /// The token, shortened.
+        /// The invalid text, shortened for the message.
         token: String,
-        /// Bits of an address of this family.
+        /// The number of bits of an address of this family: 32 or 128.
         max: u8,
     },
-    /// A prefix with a netmask: `192.0.2.0/255.255.255.0`.
+    /// The text is a prefix with a netmask instead of a length: `192.0.2.0/255.255.255.0`.
     #[error("{token:?} is not a prefix: it has a netmask; write /{length} instead")]
     Netmask {
-        /// The token, shortened.
+        /// The invalid text, shortened for the message.
         token: String,
-        /// The length of the netmask.
+        /// The prefix length, in bits, that the netmask stands for.
         length: u8,
     },
-    /// Host bits are set: the author meant either a network or an address.
+    /// The prefix has host bits set, so its author meant either the network or the one address.
     #[error(
         "\"{prefix}\" has host bits set; write \"{network}\" for the network or \"{address}\" for the one address"
     )]
     HostBits {
         /// The prefix as written.
         prefix: IpNet,
-        /// The prefix with the host bits cleared.
+        /// The written prefix with its host bits cleared.
         network: IpNet,
-        /// The address as a prefix.
+        /// The written address as a prefix of full length.
         address: IpNet,
     },
-    /// An IPv4-mapped address, `::ffff:192.0.2.1`, which is the source of no packet on the wire.
+    /// The prefix is IPv4-mapped (`::ffff:192.0.2.1`), and no packet on the wire has such a source address.
     #[error("\"{prefix}\" is IPv4 written as IPv6, which no packet carries; write \"{meant}\"")]
     Mapped {
         /// The prefix as written.
         prefix: IpNet,
-        /// The IPv4 form.
+        /// The IPv4 prefix that the IPv4-mapped prefix stands for.
         meant: Ipv4Net,
     },
-    /// A prefix behind the sign of a comment: `192.0.2.1;192.0.2.2` in a text.
+    /// A prefix directly follows the `;` that starts a comment: `192.0.2.1;192.0.2.2` in a text list.
     #[error("{token:?} follows a semicolon, which starts a comment; write one prefix per line")]
     InComment {
-        /// The prefix in the comment, shortened.
+        /// The prefix in the comment, shortened for the message.
         token: String,
     },
-    /// `192.0.2.9-192.0.2.1`.
+    /// The text is a range whose first address is greater than its last: `192.0.2.9-192.0.2.1`.
     #[error(
         "{token:?} is a range that ends before it starts; write \"{first}-{last}\" if that is intended"
     )]
     Backwards {
-        /// The token, shortened.
+        /// The invalid text, shortened for the message.
         token: String,
-        /// The lower end.
+        /// The lower of the two addresses of the range.
         first: IpAddr,
-        /// The upper end.
+        /// The higher of the two addresses of the range.
         last: IpAddr,
     },
 }
@@ -244,7 +248,8 @@ fn not_a_prefix(token: &str) -> PrefixError {
     }
 }
 
-/// Splits `131.0.72.0/222400:cb00::/32` into its prefixes, for an error message only.
+/// Splits two prefixes that run together, such as `131.0.72.0/222400:cb00::/32`, for an error message only. Returns
+/// `None` if there is no such split.
 fn glued(token: &str) -> Option<(&str, &str)> {
     let is_prefix = |text: &str| {
         text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok_and(|p| p == p.trunc())

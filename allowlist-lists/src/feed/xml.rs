@@ -15,9 +15,9 @@ use quick_xml::{Reader, XmlVersion};
 use super::text::{decode, trim};
 use super::{FeedError, Place, item, shown, some_of};
 
-/// A deeper document holds no list.
+/// The maximum nesting depth of elements. No list is nested this deep.
 const DEEPEST: usize = 128;
-/// The most fields that an error shows.
+/// The maximum number of an element's fields that an error shows.
 const SHOWN_FIELDS: usize = 8;
 
 pub(super) fn parse(
@@ -75,11 +75,11 @@ pub(super) fn parse(
     Ok(walk.prefixes)
 }
 
-/// The reason why the document is refused.
+/// The reason why an XML document is refused.
 enum Problem {
-    /// The document is not well-formed.
+    /// The document is not well-formed XML; the text is the reason.
     Xml(String),
-    /// An element of the document is invalid.
+    /// The document is well-formed, but is not a valid list.
     Feed(FeedError),
 }
 
@@ -95,7 +95,7 @@ impl From<FeedError> for Problem {
     }
 }
 
-/// The state of a walk over the document.
+/// The state of the parser between two XML events of the document.
 struct Walk<'r> {
     rules: &'r Xml,
     filter: item::Filter<'r>,
@@ -106,21 +106,22 @@ struct Walk<'r> {
     has_root: bool,
 }
 
-/// A selected element that has not ended.
+/// An element that the configuration selects, whose end tag has not been read yet.
 struct Selected {
     line: usize,
     depth: usize,
-    /// The attributes and the texts of child elements. A name that occurs again has several texts.
+    /// The texts of the element's attributes and child elements, by name. A name that occurs more than once has several
+    /// texts.
     fields: BTreeMap<String, Vec<String>>,
-    /// The text of the element itself.
+    /// The text directly in the selected element, without that of its child elements.
     text: String,
-    /// The text of the element within that has not ended.
+    /// The text of the child element whose end tag has not been read yet.
     inner: String,
     has_elements: bool,
 }
 
 impl Walk<'_> {
-    /// Takes in one event. Returns false at the end of the document.
+    /// Processes one XML event, which starts in the line `line`. Returns false at the end of the document.
     fn step(&mut self, event: Event<'_>, line: usize) -> Result<bool, Problem> {
         match event {
             Event::Start(start) | Event::Empty(start) => self.start(&start, line)?,
@@ -235,7 +236,8 @@ impl Walk<'_> {
 }
 
 impl Selected {
-    /// Returns the text of a field that occurs once.
+    /// Returns the text of the field (an attribute or a child element) that `column` names, which has to occur exactly
+    /// once.
     fn field(&self, column: &Column) -> Result<&str, FeedError> {
         let name = column.name().unwrap_or_default();
         let place = || Place::Line(self.line);
@@ -267,7 +269,8 @@ fn attributes(start: &BytesStart<'_>) -> Result<BTreeMap<String, Vec<String>>, S
     Ok(fields)
 }
 
-/// Returns the text of a reference such as `&amp;` or `&#46;`.
+/// Returns the characters that a reference such as `&amp;` or `&#46;` stands for. The error is the reason why it stands
+/// for none.
 fn character(reference: &BytesRef<'_>) -> Result<String, String> {
     let resolved = reference.resolve_char_ref();
     if let Some(character) = resolved.map_err(|error| error.to_string())? {

@@ -13,19 +13,19 @@ use super::super::text::trim;
 use super::super::{FeedError, Place, shown};
 use super::path::member;
 
-/// The most memory that a document may take while it is searched, in bytes. A small object takes a hundred times
-/// its text. The largest list that a vendor is known to have takes a third of this.
+/// The maximum memory of a JSON document while it is searched, in bytes. A small object takes a hundred times its text.
+/// The largest list that a vendor is known to have takes a third of this.
 pub(in crate::feed) const MOST_BYTES: usize = 64 << 20;
-/// An object without members, which has room for 11.
+/// The estimated memory of a JSON object without members, in bytes; such an object has room for 11 members.
 const BYTES_OF_OBJECT: usize = 640;
-/// An array with up to 4 items.
+/// The estimated memory of a JSON array with up to 4 items, in bytes.
 const BYTES_OF_ARRAY: usize = 128;
-/// One more item or member, with the spare room that comes with it.
+/// The estimated memory of one more array item or object member, with the spare room that comes with it, in bytes.
 const BYTES_OF_ITEM: usize = 64;
-/// A string or a member's name, besides its text.
+/// The estimated memory of a string or a member's name, without its text, in bytes.
 const BYTES_OF_STRING: usize = 16;
 
-/// Parses a JSON document.
+/// Parses a text that consists of one JSON document.
 ///
 /// # Errors
 /// The text is not one JSON document, is truncated, too large or too deep, or has a key twice in one object.
@@ -64,7 +64,7 @@ pub(super) fn parse(text: &str) -> Result<Value, FeedError> {
     })
 }
 
-/// Returns an estimate of the memory that a document takes, in bytes, from its text alone.
+/// Returns an estimate of the memory that a JSON document takes once it is parsed, in bytes, from its text alone.
 fn memory(text: &str) -> usize {
     let mut memory = text.len();
     let mut is_in_string = false;
@@ -86,7 +86,7 @@ fn memory(text: &str) -> usize {
     memory
 }
 
-/// The place of a node, as a chain from the innermost part outwards.
+/// The place of a node in a JSON document: the node's own name or index, linked to the place of its parent.
 enum At<'a> {
     Root,
     Member(&'a At<'a>, &'a str),
@@ -103,7 +103,8 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// Makes a value, and notes where a key occurs twice.
+/// A deserializer of one JSON value at the place `at`, which stores in `twice` the path and the key of a duplicate
+/// member.
 struct Node<'a> {
     at: &'a At<'a>,
     twice: &'a RefCell<Option<(String, String)>>,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::super::shown;
 use super::path::member;
 
-/// Members that describe a document.
+/// The names of the object members that describe a document, in which the next page may be stated.
 const DESCRIPTIONS: [&str; 6] = [
     "_links",
     "links",
@@ -16,7 +16,7 @@ const DESCRIPTIONS: [&str; 6] = [
     "paging",
     "pagination",
 ];
-/// Members that hold the address, the number or the token of the next page.
+/// The names of the members that hold the URL, the number or the token of the next page of a list.
 const NEXT: [&str; 10] = [
     "next",
     "next_cursor",
@@ -29,10 +29,10 @@ const NEXT: [&str; 10] = [
     "nextPageToken",
     "@odata.nextLink",
 ];
-/// Members that state that there are more pages.
+/// The names of the boolean members that are `true` if the list has more pages.
 const MORE: [&str; 2] = ["has_more", "hasMore"];
 
-/// Returns the note about the next page, if the document states one.
+/// Returns a note for the operator if the document states that it is one page of several, and `None` otherwise.
 pub(super) fn note(document: &Value) -> Option<String> {
     let top = document.as_object()?;
     let inside = DESCRIPTIONS.iter().filter_map(|name| {
@@ -56,7 +56,7 @@ fn stated(place: &str, members: &Map<String, Value>) -> Option<String> {
     ))
 }
 
-/// Returns the next page for display; `None` if the member states that there is none.
+/// Returns the next page that a member's value states, for a message; `None` if the value states no next page.
 fn next(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.trim().is_empty() => Some(format!("{:?}", shown(text))),

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::super::{shown, some_of};
 
-/// The most keys of a document that an error shows.
+/// The maximum number of an object's keys that an error shows.
 pub(super) const SHOWN_KEYS: usize = 8;
 
-/// Returns the path of a node in the usual notation, such as `$.hooks[3]`. Computed only for an error, since the paths of
+/// Returns the `JSONPath` of a node of `document`, such as `$.hooks[3]`. Computed only for an error, since the paths of
 /// all nodes that `$..*` visits can be hundreds of times as large as the document.
 pub(super) fn path(document: &Value, node: &Value) -> String {
     fn below(at: &Value, node: &Value) -> Option<String> {
@@ -28,7 +28,8 @@ pub(super) fn path(document: &Value, node: &Value) -> String {
     format!("${}", below(document, node).unwrap_or_default())
 }
 
-/// Returns the segment of a path for a member.
+/// Returns the `JSONPath` segment that selects the object member `name`: `.name`, or `['na me']` if the name is not a
+/// word.
 pub(super) fn member(name: &str) -> String {
     let is_word = |c: char| c == '_' || c.is_ascii_alphanumeric();
     if name.chars().all(is_word)
@@ -41,7 +42,7 @@ pub(super) fn member(name: &str) -> String {
     }
 }
 
-/// Returns the kind of a value, with the keys of an object.
+/// Returns a description of a JSON value for a message: its kind, and its text or the keys of an object.
 pub(super) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),

@@ -8,24 +8,24 @@ use allowlist_policy::Select;
 use serde_json::Value;
 use serde_json_path::JsonPath;
 
-/// A part of a selector that has to match somewhere.
+/// The selectors of a list and the parts of their unions, each of which has to match a node in at least one document.
 pub(super) struct Probes(Vec<Probe>);
 
 struct Probe {
     text: String,
     path: Option<JsonPath>,
-    /// The path's parts, for those that end in an empty array.
+    /// The segments of the path, which are used to find out whether the path ends in an empty array.
     segments: Vec<Segment>,
     is_matched: bool,
 }
 
-/// One part of a path.
+/// One segment of a `JSONPath`, such as `.name` or `['a','b']`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Segment {
     text: String,
-    /// Whether the segment begins with `..`.
+    /// Whether the `JSONPath` segment begins with `..`, so that it selects at any depth.
     is_descendant: bool,
-    /// The parts of a union in brackets; one part of any other.
+    /// The selectors in the segment: several if its brackets hold a union (`['a','b']`), otherwise one.
     selectors: Vec<String>,
 }
 
@@ -51,14 +51,14 @@ impl Probes {
         Self(probes)
     }
 
-    /// Notes what matches in one more document.
+    /// Records the selectors that match in `document`, one of the documents of the list.
     pub(super) fn look_at(&mut self, document: &Value) {
         for probe in self.0.iter_mut().filter(|probe| !probe.is_matched) {
             probe.is_matched = probe.matches(document);
         }
     }
 
-    /// Returns the selectors that have matched nowhere, and whether others have matched.
+    /// Returns the selectors that have matched in no document, and whether any other selector has matched.
     pub(super) fn missing(&self) -> (Vec<&str>, bool) {
         let missing = self.0.iter().filter(|probe| !probe.is_matched);
         let missing: Vec<_> = missing.map(|probe| probe.text.as_str()).collect();
@@ -85,8 +85,8 @@ impl Probe {
         !path.query(document).is_empty() || self.ends_in_nothing(document)
     }
 
-    /// Returns whether the longest prefix of the path that finds something finds an empty array, and the next segment
-    /// selects items of that array.
+    /// Returns whether the longest part of the path, from its start, that finds a node finds an empty array, whose
+    /// items the next segment selects.
     fn ends_in_nothing(&self, document: &Value) -> bool {
         for (index, segment) in self.segments.iter().enumerate().rev() {
             let Ok(path) = JsonPath::parse(&joined(&self.segments[..index])) else {
@@ -106,7 +106,8 @@ impl Probe {
 }
 
 impl Segment {
-    /// Returns the segment with all items instead of those that a filter selects.
+    /// Returns a copy of the segment that selects all items if the segment has a filter (`?…`), and an equal copy
+    /// otherwise.
     fn without_filters(&self) -> Self {
         if self.selectors.iter().any(|text| text.starts_with('?')) {
             self.only("*")
@@ -124,7 +125,8 @@ impl Segment {
         }
     }
 
-    /// Returns whether the segment selects items by index or by content, so that it matches nothing in an empty array.
+    /// Returns whether the `JSONPath` segment selects items by index or by content, and so matches nothing in an empty
+    /// array.
     fn takes_items(&self) -> bool {
         !self.is_descendant
             && self.selectors.iter().all(|text| {
@@ -139,7 +141,7 @@ fn joined(segments: &[Segment]) -> String {
     ["$"].into_iter().chain(texts).collect()
 }
 
-/// Returns the segments of a valid path; `None` if one of them is not understood.
+/// Splits a valid `JSONPath` into its segments; returns `None` if a segment is not understood.
 fn segments(path: &str) -> Option<Vec<Segment>> {
     let mut rest = path.trim().strip_prefix('$')?.trim_start();
     let mut segments = Vec::new();
@@ -173,7 +175,8 @@ fn segments(path: &str) -> Option<Vec<Segment>> {
     Some(segments)
 }
 
-/// Returns the offset behind the brackets with which the text starts, and the selectors in them.
+/// Returns the offset after the closing bracket of the `[…]` that `text` starts with, and the selectors in the
+/// brackets; `None` if unclosed.
 fn brackets(text: &str) -> Option<(usize, Vec<String>)> {
     let mut selectors = Vec::new();
     let mut start = 1;
