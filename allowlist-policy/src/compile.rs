@@ -2,10 +2,10 @@
 //!
 //! Three steps spare the kernel work per packet:
 //! - A port can belong to several services, but the kernel loads one number for it. Each distinct set of services that
-//!   cover a port becomes one *kernel service*, and the grant of a source lists the kernel services that share a service
-//!   with it.
-//! - A service can be limited to interfaces. Each interface has a row that maps each kernel service to the kernel service
-//!   that is left there, or to none.
+//!   cover a port becomes one *kernel service*, and the grant of a source lists the kernel services that share a
+//!   service with it.
+//! - A service can be limited to interfaces. Each interface has a row that maps each kernel service to the kernel
+//!   service that is left there, or to none.
 //! - A longest-prefix match finds one prefix, but the grant is the union of all prefixes that cover an address. Each
 //!   prefix includes the grants of the wider prefixes around it.
 //!
@@ -31,32 +31,33 @@ use self::sources::{Matches, add_wider, listed_prefixes};
 use crate::error_code::ErrorCode;
 use crate::policy::{Policy, Snapshot};
 
-/// A compiled generation.
+/// A compiled generation: the contents of the kernel's maps.
 #[derive(Clone)]
 pub struct Tables {
-    /// The kernel service of each port; its rows contain the services that are not limited to interfaces.
+    /// The kernel service of each port and protocol; its interface rows hold the services that apply to interfaces
+    /// which no service names.
     pub services: Box<ServiceTable>,
-    /// The rows of interfaces with other services, by name.
+    /// The rows of the interfaces that a service names, by interface name.
     pub interfaces: BTreeMap<String, Box<InterfaceServices>>,
-    /// The grants of IPv4 prefixes, sorted.
+    /// The IPv4 prefixes with their grants, sorted.
     pub v4: Vec<(Ipv4Net, Grant)>,
-    /// The grants of IPv6 prefixes, sorted.
+    /// The IPv6 prefixes with their grants, sorted.
     pub v6: Vec<(Ipv6Net, Grant)>,
-    /// The names behind the ids in the tables.
+    /// The source and service names behind the ids in the tables.
     pub ids: IdTable,
 }
 
-/// The names behind the ids in the kernel's tables.
+/// The source and service names behind the ids in the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdTable {
-    /// The sources that list the matching prefix or a wider one, by match id. Id 0 is unused.
+    /// The sources that list the matching prefix or a wider one, indexed by match id. Id 0 is unused.
     pub matches: Vec<Vec<String>>,
-    /// The services that cover the port, by service counter id. Id 0 is unused.
+    /// The services that cover the port, indexed by service counter id. Id 0 is unused.
     pub services: Vec<Vec<String>>,
 }
 
 impl IdTable {
-    /// Returns a checksum that identifies the table.
+    /// Returns a checksum of the names, by which another copy of the table can be recognised as equal.
     pub fn checksum(&self) -> u64 {
         let mut hasher = crc32fast::Hasher::new();
         for sets in [&self.matches, &self.services] {
@@ -73,7 +74,7 @@ impl IdTable {
         (length as u64) << 32 | u64::from(hasher.finalize())
     }
 
-    /// Returns the sources behind a match id; none for an unknown id.
+    /// Returns the names of the sources behind the match id `matched`; empty for an unknown id.
     pub fn sources_of(&self, matched: u32) -> Vec<String> {
         self.matches
             .get(matched as usize)
@@ -82,53 +83,53 @@ impl IdTable {
     }
 }
 
-/// The error of a policy that does not fit the kernel's tables.
+/// The reason why a policy cannot be compiled: it does not fit the kernel's tables, or a list is missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
-    /// The prefixes exceed the size of the maps.
+    /// The lists together have more prefixes than `max_prefixes`.
     #[error(
         "{prefixes} prefixes do not fit max_prefixes = {limit}; nothing was changed; raise max_prefixes, or drop a source (the largest is {largest:?} with {count})"
     )]
     TooManyPrefixes {
-        /// The number of prefixes.
+        /// The number of distinct prefixes.
         prefixes: usize,
         /// The configured `max_prefixes`.
         limit: u32,
-        /// The source with the most prefixes.
+        /// The name of the source with the most prefixes.
         largest: String,
-        /// The number of its prefixes.
+        /// The number of prefixes of the largest source.
         count: usize,
     },
-    /// The combinations of overlapping services exceed the bits of a grant.
+    /// The services overlap in more combinations than a grant has bits.
     #[error(
         "services overlap in {combinations} combinations of ports, but the maximum is {MAX_SERVICES}; nothing was changed; use the same ports in services that share ports, or merge them"
     )]
     TooManyServices {
-        /// The number of combinations.
+        /// The number of distinct sets of services that cover a port.
         combinations: usize,
     },
-    /// The combinations of overlapping sources exceed the match ids.
+    /// The sources overlap in more combinations than there are match ids.
     #[error(
         "sources overlap in more than {} combinations, so passes could not be counted by source; nothing was changed; merge sources that overlap", MAX_MATCHES - 1
     )]
     TooManyMatches,
-    /// The combinations of overlapping services exceed the service counters.
+    /// The services overlap in more combinations than there are service counters.
     #[error(
         "services overlap in more than {} combinations, so packets could not be counted by service; nothing was changed; use the same ports in services that share ports, or merge them", MAX_SERVICE_COUNTS - 1
     )]
     TooManyServiceCounts,
-    /// The snapshot lacks a source that a service allows.
+    /// The snapshot has no list of a source that a service allows.
     #[error("source {source_name:?}, which service {service:?} allows, has no prefixes yet")]
     MissingSource {
-        /// The source.
+        /// The name of the source without a list.
         source_name: String,
-        /// The service that allows it.
+        /// The name of the service that allows the source.
         service: String,
     },
 }
 
 impl CompileError {
-    /// Returns the code of the error.
+    /// Returns the stable identifier of the error.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::TooManyPrefixes { .. } => ErrorCode::TooManyPrefixes,
@@ -140,7 +141,8 @@ impl CompileError {
     }
 }
 
-/// Compiles one generation. Ids of `previous` are kept, so that counters continue.
+/// Compiles `policy` and the lists in `snapshot` to a generation. Ids in `previous` keep their meaning, so that the
+/// kernel's counters continue.
 pub fn compile(
     policy: &Policy,
     snapshot: &Snapshot,

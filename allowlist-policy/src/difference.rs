@@ -7,17 +7,17 @@ use std::cmp::Ordering;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// The difference between two lists.
+/// The difference between an old and a new list of prefixes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// The prefixes only in the new list; sorted.
+    /// The prefixes that are only in the new list; sorted.
     pub added: Vec<IpNet>,
-    /// The prefixes only in the old list; sorted.
+    /// The prefixes that are only in the old list; sorted.
     pub removed: Vec<IpNet>,
 }
 
 impl Difference {
-    /// Returns the difference between two sorted, distinct lists.
+    /// Returns the difference between the lists `old` and `new`. Both must be sorted and distinct.
     pub fn between(old: &[IpNet], new: &[IpNet]) -> Self {
         let mut difference = Self::default();
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
@@ -39,18 +39,20 @@ impl Difference {
         }
     }
 
-    /// Returns whether the lists are equal.
+    /// Returns whether the two lists are equal.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }
 }
 
-/// The first and the last address of a range.
+/// The first and the last address of a range, as integers.
 type Range = (u128, u128);
 
-/// Returns the number of addresses of one family that `old` covers, and how many of them `new` does not cover.
+/// Returns two numbers of addresses: how many the prefixes of `old` in one family cover, and how many of these `new`
+/// does not cover.
 ///
-/// For `::/0` the count is one too low (it saturates), which does not matter to ratios.
+/// Both lists must be sorted; `is_family` selects the family. For `::/0` the number is one too low (it saturates),
+/// which does not matter to ratios.
 pub fn lost(old: &[IpNet], new: &[IpNet], is_family: fn(&IpNet) -> bool) -> (u128, u128) {
     let (old, new) = (merged(old, is_family), merged(new, is_family));
     let mut new = new.into_iter().peekable();
@@ -74,9 +76,9 @@ pub fn lost(old: &[IpNet], new: &[IpNet], is_family: fn(&IpNet) -> bool) -> (u12
     (covered, covered - kept.min(covered))
 }
 
-/// Returns the number of addresses of one family that a sorted list covers.
+/// Returns the number of addresses that the sorted `prefixes` cover in the family that `is_family` selects.
 ///
-/// For `::/0` the count is one too low (it saturates), which does not matter to ratios.
+/// For `::/0` the number is one too low (it saturates), which does not matter to ratios.
 pub fn covered(prefixes: &[IpNet], is_family: fn(&IpNet) -> bool) -> u128 {
     let mut covered = 0u128;
     let mut next = 0;
@@ -91,7 +93,7 @@ pub fn covered(prefixes: &[IpNet], is_family: fn(&IpNet) -> bool) -> u128 {
     covered
 }
 
-/// Returns the first and the last address of a prefix.
+/// Returns the first and the last address of `prefix`, as integers.
 fn range(prefix: &IpNet) -> Range {
     match prefix {
         IpNet::V4(v4) => (
@@ -102,7 +104,8 @@ fn range(prefix: &IpNet) -> Range {
     }
 }
 
-/// Returns the addresses of one family as sorted, disjoint ranges.
+/// Returns the addresses of one family in the sorted `prefixes` as sorted, disjoint ranges; `is_family` selects the
+/// family.
 fn merged(prefixes: &[IpNet], is_family: fn(&IpNet) -> bool) -> Vec<Range> {
     let mut ranges: Vec<Range> = Vec::new();
     // Sorted by first address, wider prefixes first.
@@ -116,7 +119,7 @@ fn merged(prefixes: &[IpNet], is_family: fn(&IpNet) -> bool) -> Vec<Range> {
     ranges
 }
 
-/// Returns whether the sorted `prefixes` together cover all of `wanted`.
+/// Returns whether the sorted `prefixes` together cover all addresses of `wanted`.
 pub fn covers(prefixes: &[IpNet], wanted: IpNet) -> bool {
     let family: fn(&IpNet) -> bool = if wanted.addr().is_ipv4() {
         is_v4
@@ -126,12 +129,12 @@ pub fn covers(prefixes: &[IpNet], wanted: IpNet) -> bool {
     lost(&[wanted], prefixes, family).1 == 0
 }
 
-/// Returns whether a prefix is IPv4.
+/// Returns whether `prefix` is an IPv4 prefix.
 pub fn is_v4(prefix: &IpNet) -> bool {
     prefix.addr().is_ipv4()
 }
 
-/// Returns whether a prefix is IPv6.
+/// Returns whether `prefix` is an IPv6 prefix.
 pub fn is_v6(prefix: &IpNet) -> bool {
     prefix.addr().is_ipv6()
 }

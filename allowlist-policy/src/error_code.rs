@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumIter, IntoStaticStr};
 
-/// The stable identifier of an error, in kebab case wherever it is written.
+/// The stable identifier of an error. Its text and JSON form is in kebab case, such as `unknown-source`.
 #[derive(
     Clone,
     Copy,
@@ -33,47 +33,47 @@ pub enum ErrorCode {
     InvalidRequest,
     /// The caller lacks the privilege for the request.
     Forbidden,
-    /// The API has no such path.
+    /// The API has no endpoint with the path of the request.
     NotFound,
-    /// The API has the path, but not with this method.
+    /// The API has an endpoint with the path of the request, but not for its HTTP method.
     MethodNotAllowed,
-    /// The daemon is busy; the request can be repeated.
+    /// The daemon is busy; the client can repeat the request.
     Busy,
-    /// The request is valid, and impossible in the current state.
+    /// The request is valid, but impossible in the daemon's present state.
     Refused,
     /// The change would cut the connection over which it was requested.
     Lockout,
-    /// No service has this name.
+    /// No service has the requested name.
     UnknownService,
-    /// No source has this name.
+    /// No source has the requested name.
     UnknownSource,
-    /// No stored policy has this number.
+    /// No stored policy has the requested number.
     UnknownPolicy,
-    /// The catalogue has no provider with this name.
+    /// The catalogue has no provider with the requested name.
     UnknownProvider,
-    /// The host has no interface with this name.
+    /// The host has no interface with the requested name.
     UnknownInterface,
-    /// The text is not an address, a prefix or a network.
+    /// An argument is not an address, a prefix or a network.
     InvalidPrefix,
-    /// The prefix is wider than any network; `--force` adds it.
+    /// The prefix to add is wider than any real network; `--force` adds it all the same.
     PrefixTooWide,
-    /// The prefix was not added by command.
+    /// The prefix to remove was not added by command.
     NotAdded,
     /// No change is pending confirmation.
     NothingPending,
-    /// Another change is pending confirmation.
+    /// Another change is pending and has to be confirmed or rolled back first.
     ChangePending,
     /// The pending change was rolled back, since it was not confirmed in time.
     NotConfirmed,
-    /// The policy is active already.
+    /// The requested policy is active already.
     AlreadyActive,
     /// A source has no list, so the configuration cannot become active.
     MissingLists,
-    /// The gate has rejected no list of the source.
+    /// There is no rejected list of the source to accept.
     NoRejectedList,
-    /// The rejected list is not the one that the id names.
+    /// The id in the request is not that of the source's rejected list.
     AnotherRejectedList,
-    /// The change needs the disk, and the disk refuses it.
+    /// The change must be written to disk first, and writing failed.
     DiskFailed,
 
     // The configuration.
@@ -85,21 +85,21 @@ pub enum ErrorCode {
     ConfigInvalid,
     /// The configuration and the command line name no interface.
     NoInterface,
-    /// Other users can change a file that the configuration names.
+    /// Users other than root and the daemon's own can change a file that the configuration names.
     UntrustedPath,
 
     // The program and the kernel.
     /// No daemon answers on the control socket.
     NoDaemon,
-    /// Another daemon uses the pin directory, the state directory or the control socket.
+    /// Another daemon uses the same pin directory, state directory or control socket.
     AlreadyRunning,
-    /// No filter is attached.
+    /// No filter is attached to any interface.
     NothingAttached,
     /// The process lacks the privileges to load and attach BPF programs.
     NotPrivileged,
     /// The pin directory cannot hold BPF pins.
     InvalidPinDir,
-    /// The control socket cannot be made.
+    /// The control socket cannot be created.
     InvalidSocket,
     /// The state directory cannot be used.
     InvalidStateDir,
@@ -107,77 +107,77 @@ pub enum ErrorCode {
     UnsupportedInterface,
     /// The filter under the pin directory is in another network namespace.
     OtherNamespace,
-    /// Another version of the program pinned the filter.
+    /// Another version of the program pinned the filter under the pin directory.
     OtherVersion,
     /// Another XDP program is attached to the interface.
     InterfaceInUse,
     /// The kernel refuses to attach the filter.
     AttachFailed,
-    /// The prefixes do not fit `max_prefixes`.
+    /// The lists have more prefixes than `max_prefixes` allows.
     TooManyPrefixes,
-    /// The services or the sources overlap in too many combinations.
+    /// The services or the sources overlap in more combinations than the kernel's tables hold.
     TooManyCombinations,
 
     // Fetching a list.
-    /// The list's file cannot be read.
+    /// The file of a source cannot be read.
     FileUnreadable,
     /// A token, header or certificate file cannot be used.
     InvalidCredentials,
-    /// The server did not answer in time.
+    /// The server of a source did not answer in time.
     Timeout,
-    /// The server cannot be reached.
+    /// The server of a source cannot be reached.
     Unreachable,
-    /// The server's certificate is not trusted.
+    /// The certificate of a source's server is not trusted.
     UntrustedServer,
-    /// The list would be fetched without protection, or from an address that no source may use.
+    /// The list would be fetched without TLS, or from an address that no source may use.
     AddressRefused,
-    /// The redirect or link is not followed.
+    /// The server's redirect or the page's link leads to a URL that is not followed.
     RedirectRefused,
-    /// The server answered with a status other than 200.
+    /// The server of a source answered with a status other than 200.
     HttpStatus,
-    /// The answer is incomplete.
+    /// The server's response is incomplete, or cannot be shown to be complete.
     Incomplete,
-    /// The answer is larger than `max_size`.
+    /// The response or the file is larger than its limit, such as `max_size`.
     TooLarge,
-    /// The answer cannot be decompressed, or its archive has no list.
+    /// The response or file cannot be decompressed, or its archive has no list.
     InvalidArchive,
-    /// A name has no addresses.
+    /// A DNS name of a source has no usable addresses.
     NameFailed,
 
     // Reading a list.
     /// The list is empty.
     ListEmpty,
-    /// The answer is a web page, not a list.
+    /// What was fetched is a web page, not a list.
     ListIsWebPage,
     /// The list does not have the configured format.
     ListMalformed,
-    /// The selector, a filter or a part of it matches nothing.
+    /// The configured selector, filter or page part matches nothing in the list.
     NothingSelected,
 
     // The gate.
-    /// The gate rejected the list; the operator may accept it.
+    /// The gate rejected the list; the operator may accept the list by command.
     ListRejected,
-    /// The gate rejected the list; only the configuration can allow it.
+    /// The gate rejected the list; only a change of the configuration can allow it.
     ListForbidden,
 
-    /// An error without a code of its own, or with a code of a newer version.
+    /// An error without a code of its own, or with a code that a newer version of the program added.
     #[default]
     #[serde(other)]
     Failed,
 }
 
-/// An error with a code: the refusal of a request, on the command line and as the body of an answer of the API.
+/// An error message with its code: what the command line prints, and the body of an API response to a refused request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{error}")]
 pub struct CodedError {
-    /// The reason and the remedy, for people.
+    /// The message with the reason and the remedy, for people.
     pub error: String,
-    /// The reason, for programs.
+    /// The stable identifier of the error, for programs.
     pub code: ErrorCode,
 }
 
 impl CodedError {
-    /// Returns the error with this code and text.
+    /// Returns the error with the code `code` and the message `error`.
     pub fn new(code: ErrorCode, error: impl Into<String>) -> Self {
         Self {
             error: error.into(),
@@ -186,7 +186,7 @@ impl CodedError {
     }
 }
 
-/// Returns early with a [`CodedError`]: `bail_with!(Busy, "text {}", argument)`.
+/// Returns a [`CodedError`] from the calling function: `bail_with!(Busy, "text {}", argument)`.
 #[macro_export]
 macro_rules! bail_with {
     ($code:ident, $($text:tt)+) => {

@@ -3,8 +3,8 @@
 //! - `compiled` decides by a compiled generation, which need not be active
 //! - `reach` summarizes the decisions for all ports
 //!
-//! `dataplane`'s `Lookup` decides by the active generation in the kernel, with the same packets. Both use the decisions of
-//! `allowlist-common`, and neither knows the daemon. Pure.
+//! `dataplane`'s `Lookup` decides by the active generation in the kernel, with the same packets. Both use the decisions
+//! of `allowlist-common`, and neither knows the daemon. Pure.
 
 mod compiled;
 mod reach;
@@ -27,19 +27,19 @@ pub use reach::{Row, rows};
 
 use crate::policy::Ports;
 
-/// A question: does a new packet from this source pass?
+/// A question to `explain`: does a new packet from this source address pass?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
-    /// The source address in the packet.
+    /// The source address of the packet.
     pub address: IpAddr,
-    /// The target; `None` for all targets.
+    /// The target of the packet; `None` to ask about all targets.
     pub target: Option<Target>,
-    /// The interface that receives the packet; `None` for all filtered interfaces.
+    /// The interface on which the packet arrives; `None` to ask about all filtered interfaces.
     pub interface: Option<String>,
 }
 
 impl Question {
-    /// Returns the path and query of the request to the daemon.
+    /// Returns the path and query of the API request that asks the daemon this question.
     pub fn query(&self) -> String {
         let mut query = format!("explain?address={}", self.address);
         if let Some(target) = self.target {
@@ -52,37 +52,37 @@ impl Question {
     }
 }
 
-/// The target of a packet.
+/// What a packet is for: a port of this host, or a protocol without ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Target {
-    /// A TCP port; the packet opens a connection.
+    /// A TCP port; the packet opens a connection to it.
     Tcp(u16),
-    /// A UDP port.
+    /// A UDP port of this host.
     Udp(u16),
-    /// An SCTP port.
+    /// An SCTP port of this host.
     Sctp(u16),
     /// An ICMP echo request to this host.
     Icmp,
-    /// An IP protocol without ports, by number.
+    /// The IP protocol with this number, which has no ports.
     Protocol(u8),
-    /// The other protocols without ports: stands for the most frequent verdict.
+    /// All protocols without ports that are not listed by number: the ones with the most frequent decision.
     Other,
 }
 
-/// An address argument.
+/// An address as a user typed it, converted to the form in which it occurs in packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Typed {
     /// The address as it occurs in packets.
     pub address: IpAddr,
-    /// The interface after `%`.
+    /// The interface name that the user gave after `%`, if any.
     pub zone: Option<String>,
-    /// The IPv4-mapped IPv6 address that was given instead of `address`.
+    /// The IPv4-mapped IPv6 address that the user gave, if `address` was derived from one.
     pub instead_of: Option<Ipv6Addr>,
 }
 
 impl Target {
-    /// Returns all targets of packets from a source.
+    /// Returns all targets that a packet from `source` can have.
     pub fn all(source: IpAddr) -> impl Iterator<Item = Self> {
         let ports = |target: fn(u16) -> Self| (0..=u16::MAX).map(target);
         ports(Self::Tcp)
@@ -92,7 +92,7 @@ impl Target {
             .chain(Self::protocols(source))
     }
 
-    /// Returns the protocols without ports, except ICMP, of packets from a source.
+    /// Returns the IP protocols without ports, except ICMP and ICMPv6, that a packet from `source` can have.
     pub fn protocols(source: IpAddr) -> impl Iterator<Item = Self> {
         let is_other = move |protocol: &u8| {
             let is_another = matches!(*protocol, TCP | UDP | SCTP | ICMP | ICMPV6);
@@ -102,11 +102,11 @@ impl Target {
         (0..=u8::MAX).filter(is_other).map(Self::Protocol)
     }
 
-    /// Returns a new packet to the target. It answers no flow of this host.
+    /// Returns a packet from `source` to this target that belongs to no flow of this host.
     pub fn packet(self, source: IpAddr) -> Packet {
-        /// A source port of an ordinary client.
+        /// The source port of the packet, one that an ordinary client could have.
         const EPHEMERAL: u16 = 49_152;
-        /// Represents the other protocols.
+        /// The protocol number of GRE, which represents the other protocols.
         const GRE: u8 = 47;
         const ECHO_REQUEST: u8 = 8;
         const ECHO_REQUEST_V6: u8 = 128;
@@ -148,7 +148,7 @@ impl Target {
 impl FromStr for Target {
     type Err = String;
 
-    /// Parses a target. Errors contain the remedy.
+    /// Parses a target such as `tcp/443`. The error is a message that states the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "other" {
             return Ok(Self::Other);
@@ -216,7 +216,7 @@ impl From<Target> for String {
 impl FromStr for Typed {
     type Err = String;
 
-    /// Parses an address. Errors contain the remedy.
+    /// Parses an address with an optional zone, such as `fe80::1%eth0`. The error is a message that states the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         let (address, zone) = match text.split_once('%') {
             Some((address, zone)) if !zone.is_empty() => (address, Some(zone.to_owned())),

@@ -2,10 +2,10 @@
 
 use std::fmt::Display;
 
-/// The least similarity of a name to be suggested.
+/// The Jaro-Winkler similarity (0 to 1) from which a known name is suggested instead of a misspelled one.
 const ALIKE: f64 = 0.8;
 
-/// Returns "there is a", "there are a, b" or "there are none".
+/// Returns `items` as a clause for a message: "there is a", "there are a, b" or "there are none".
 pub fn there_are<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     match &items[..] {
@@ -15,7 +15,7 @@ pub fn there_are<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     }
 }
 
-/// Returns the known name that is most similar to `name`, if one is similar enough.
+/// Returns the name in `known` that is most similar to `name`, or `None` if none is similar enough.
 pub fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
     let near = |known: &&'n str| strsim::jaro_winkler(name, known);
     let best = known
@@ -25,12 +25,13 @@ pub fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
     (near(&best) > ALIKE).then_some(best)
 }
 
-/// Returns "; did you mean \"github\"?" for `githb`, or nothing if no name is near.
+/// Returns a suggestion such as "; did you mean \"github\"?" for `githb`, or "" if no name in `known` is similar
+/// enough.
 pub fn did_you_mean(name: &str, known: &[&str]) -> String {
     nearest(name, known).map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
 }
 
-/// Returns advice about an interface name that does not exist, if the name shows a known mistake.
+/// Returns advice about `name`, which is no interface of this host, or `None` if the name shows no known mistake.
 pub fn interface(name: &str) -> Option<String> {
     if let Some((own, _)) = name.split_once('@') {
         return Some(format!(
@@ -48,7 +49,7 @@ pub fn interface(name: &str) -> Option<String> {
         .then(|| "no keyword selects every interface: write the name of each interface".to_owned())
 }
 
-/// Returns advice about an error that a limit of this process caused.
+/// Returns advice if the message `error` shows that the process reached its limit of open files, else `None`.
 pub fn limit(error: &str) -> Option<&'static str> {
     let is_of_files = ["os error 24", "EMFILE", "Too many open files"];
     is_of_files.iter().any(|sign| error.contains(sign)).then_some(

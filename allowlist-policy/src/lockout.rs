@@ -1,8 +1,8 @@
 //! The lockout check: refuses a change that would cut the connection over which it was requested.
 //!
 //! The check judges the first packet of a new connection with the same addresses and port, since an operator who is
-//! cut off connects again. It uses the order of decisions of the kernel's program. Pure: the caller finds the session and the
-//! host's interfaces.
+//! cut off connects again. It uses the order of decisions of the kernel's program. Pure: the caller finds the session
+//! and the host's interfaces.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,32 +16,32 @@ use crate::compile::Tables;
 use crate::explain::{Judge, OnInterface};
 use crate::policy::{Mode, Origin, Policy, Rules};
 
-/// The environment variable in which sshd stores the addresses and ports of both ends.
+/// The environment variable in which sshd stores the addresses and ports of both ends of a login.
 pub const SSH_CONNECTION: &str = "SSH_CONNECTION";
 
-/// A remote login.
+/// A remote login to this host, whose connection a change must not cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// The remote end. Its port is 0 if it is unknown.
+    /// The address and port of the remote end. The port is 0 if it is unknown.
     pub peer: SocketAddr,
-    /// This host's end. Its address is unspecified if it is unknown.
+    /// The address and port of this host's end. The address is unspecified (`0.0.0.0` or `::`) if it is unknown.
     pub local: SocketAddr,
-    /// The interface, if an address has a zone.
+    /// The interface of the connection, if one of the addresses has a zone such as `%eth0`.
     pub interface: Option<String>,
-    /// The source of the information.
+    /// How the session was found.
     #[serde(rename = "how")]
     pub evidence: Evidence,
 }
 
-/// The source of the information about a session.
+/// How a session was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Evidence {
-    /// The environment of this process.
+    /// [`SSH_CONNECTION`] in the environment of this process.
     Environment,
-    /// The environment of an ancestor, by its process id: `sudo` and `su` drop the variable.
+    /// [`SSH_CONNECTION`] in the environment of the ancestor with this process id; `sudo` and `su` drop the variable.
     Ancestor(u32),
-    /// The login at a terminal, by `utmp`.
+    /// The record in `utmp` of the login at this terminal.
     Login(String),
 }
 
@@ -55,66 +55,68 @@ impl fmt::Display for Evidence {
     }
 }
 
-/// An interface of this host, with its addresses.
+/// An interface of this host, with its addresses and the interfaces below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostInterface {
-    /// The name.
+    /// The name of the interface.
     pub name: String,
-    /// The addresses.
+    /// The IP addresses of the interface.
     pub addresses: Vec<IpAddr>,
-    /// The interfaces directly below: the ports of a bridge, the members of a bond, the parent of a VLAN.
+    /// The names of the interfaces directly below: the ports of a bridge, the members of a bond, the parent of a VLAN.
     pub below: Vec<String>,
-    /// Whether packets arrive on the interface. None arrive on loopback and dummy interfaces, whose addresses are
+    /// Whether packets arrive on this interface. They do not on loopback and dummy interfaces, whose addresses are
     /// reached over other interfaces.
     pub receives: bool,
 }
 
-/// The active generation, or one that is about to become active.
+/// A generation of the filter for the lockout check: the active one, or one that is about to become active.
 #[derive(Clone, Copy)]
 pub struct Generation<'a> {
     /// The names of the filtered interfaces.
     pub interfaces: &'a [String],
-    /// The services and sources that it was compiled from.
+    /// The services and sources from which the generation was compiled.
     pub policy: &'a Policy,
-    /// The rules of its control word.
+    /// The settings from which the generation's control word was made.
     pub rules: &'a Rules,
-    /// The mode, which a command may have changed since the configuration was read.
+    /// The mode of the filter, which a command may have changed since the configuration was read.
     pub mode: Mode,
-    /// The compiled tables.
+    /// The compiled tables of the generation.
     pub tables: &'a Tables,
 }
 
-/// The origin of a change, on which the remedy depends.
+/// Who requested the change that is checked; the suggested remedy depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeOrigin {
-    /// A command to a daemon.
+    /// A command to the daemon requested the change.
     Command,
-    /// A configuration, by a start or a reload.
+    /// The configuration caused the change, by a start or a reload.
     Configuration,
 }
 
-/// The refusal of a change that would cut the session; its text has the remedy.
+/// The refusal of a change that would cut a session. Its text states the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error(
     "this would cut the connection over which it was requested: {} can connect to tcp/{} on {interface} now, and would be dropped, since {reason}; {remedy}; --force applies the change anyway",
     .session.peer.ip(), .session.local.port()
 )]
 pub struct LockoutError {
-    /// The session that would be cut.
+    /// The session whose connection the change would cut.
     pub session: Session,
-    /// The interface on which its packets would be dropped.
+    /// The interface on which the session's packets would be dropped.
     pub interface: String,
-    /// The services that cover its port; empty if the default verdict drops it.
+    /// The services that cover the session's port; empty if the default verdict drops its packets.
     pub services: Vec<String>,
-    /// The prefix that has to be allowed.
+    /// The address of the remote end as a prefix, which a source has to list.
     pub prefix: IpNet,
     reason: String,
-    /// The action that makes the change safe.
+    /// The action that makes the change safe, as part of the message.
     pub remedy: String,
 }
 
-/// Returns the refusal for the first interface on which a new connection like `session` passes before the change and not
-/// after it, or `None` if there is no such interface. Without a generation `before`, everything passes.
+/// Checks whether the change from the generation `before` to `after` would cut `session`; returns the refusal if so.
+///
+/// The check finds the first filtered interface on which a new connection like `session` passes before the change and
+/// would be dropped after it; `None` means that there is none. Without a generation `before`, everything passes before.
 pub fn evaluate(
     session: &Session,
     interfaces: &[HostInterface],
@@ -161,14 +163,14 @@ impl<'a> Generation<'a> {
         Judge::new(self.tables, self.mode, self.rules)
     }
 
-    /// Returns the judge of an interface, or `None` if the interface is not filtered.
+    /// Returns the decisions of this generation on `interface`, or `None` if the interface is not filtered.
     fn on(&self, interface: &String) -> Option<OnInterface<'a>> {
         let is_filtered = self.interfaces.contains(interface);
         is_filtered.then(|| self.judge().on(interface))
     }
 }
 
-/// Returns the first packet of a new connection like the session.
+/// Returns the first packet (TCP SYN) of a new connection with the addresses and ports of `session`.
 fn opening_packet(session: &Session) -> Packet {
     Packet {
         vlan: 0,
@@ -184,8 +186,10 @@ fn opening_packet(session: &Session) -> Packet {
     }
 }
 
-/// Returns the filtered interfaces on which a session's packets can arrive: the one with its local address and those
-/// below it, or all filtered interfaces if the local address does not determine them.
+/// Returns the filtered interfaces on which packets of `session` can arrive.
+///
+/// These are the interface with the session's local address and those below it, or all filtered interfaces if the local
+/// address does not determine an interface.
 fn ingress_interfaces<'f>(
     session: &Session,
     interfaces: &[HostInterface],
@@ -226,7 +230,7 @@ fn ingress_interfaces<'f>(
         .collect()
 }
 
-/// Returns the action that allows a prefix to reach the port.
+/// Returns the text of the remedy: how to allow `prefix` to reach TCP port `port`, which the services `services` cover.
 fn remedy(
     policy: &Policy,
     services: &[String],

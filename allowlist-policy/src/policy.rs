@@ -30,8 +30,8 @@ pub use source::{
 /// The longest name of a source or a service, in bytes.
 pub const MAX_NAME_BYTES: usize = 63;
 
-/// Returns whether a text can be the name of a source or a service: `a-z`, `0-9`, `-` and `_`, up to
-/// [`MAX_NAME_BYTES`].
+/// Returns whether `text` is a valid name of a source or a service: `a-z`, `0-9`, `-` and `_`, 1 to [`MAX_NAME_BYTES`]
+/// bytes.
 ///
 /// Names are also file names, labels of metrics and parts of log lines.
 pub fn is_name(text: &str) -> bool {
@@ -39,7 +39,7 @@ pub fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(is_plain)
 }
 
-/// Services and the sources that they allow.
+/// The services of a configuration and the sources that they allow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// The services, sorted by name.
@@ -48,10 +48,11 @@ pub struct Policy {
     pub sources: Vec<Source>,
 }
 
-/// A service: protected ports, and the sources that may reach them. Packets of other sources to these ports are dropped.
+/// A service: ports to protect, and the sources that may reach them. Packets of other sources to these ports are
+/// dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// The key under `[services]`.
+    /// The name of the service: its key under `[services]`.
     pub name: String,
     /// The ports and protocols that the service covers.
     pub ports: Vec<Ports>,
@@ -61,7 +62,7 @@ pub struct Service {
     pub allow: Vec<String>,
 }
 
-/// One entry of a service's `ports`.
+/// One entry of a service's `ports`: what the service covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
     /// A range of TCP ports: `"tcp/443"` or `"tcp/8443-8450"`.
@@ -78,22 +79,22 @@ pub enum Ports {
     Any,
 }
 
-/// Whether verdicts take effect.
+/// The mode of the filter: whether the verdicts about packets take effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Packets with the verdict drop are dropped.
+    /// Enforce mode: packets with the verdict drop are dropped.
     #[default]
     Enforce,
-    /// All packets pass; verdicts are only counted.
+    /// Observe mode: all packets pass; verdicts are only counted.
     Observe,
 }
 
-/// The behaviour of a start while a source has no list: `at_start = "…"`.
+/// The setting `at_start`: what a start does while a source has no list yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AtStart {
-    /// Filtering starts when all lists are there; until then the start changes nothing.
+    /// Filtering starts when every source has a list; until then the start changes nothing.
     #[default]
     Wait,
     /// Filtering starts at once; a source without a list matches all addresses (fail open).
@@ -102,22 +103,22 @@ pub enum AtStart {
     Drop,
 }
 
-/// The settings besides services: default verdict, return traffic, exemptions and lookup.
+/// The settings of a configuration besides its services: default verdict, return traffic, exemptions and lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Rules {
-    /// The default verdict.
+    /// The verdict for packets to ports that no service covers.
     pub default: Verdict,
-    /// The answers to this host that pass although the default verdict is drop.
+    /// Which answers to connections of this host pass although the default verdict is drop.
     pub return_traffic: ReturnTraffic,
-    /// The exemptions from the policy.
+    /// The exemptions: traffic that passes under every policy.
     pub keep: Keep,
-    /// The data structure of the source lookup.
+    /// The data structure in which the kernel program looks up a source address.
     pub lookup: Engine,
 }
 
-/// The exceptions of `[keep]`: traffic that passes under every policy.
+/// The exemptions of `[keep]`: traffic that passes under every policy.
 ///
-/// Traffic without its exemption is subject to the policy; frames without IP are dropped.
+/// Traffic whose exemption is off is subject to the policy; frames without IP are then dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
 pub struct Keep {
@@ -125,7 +126,7 @@ pub struct Keep {
     pub arp: bool,
     /// Whether IPv6 neighbour and router discovery from the same link passes.
     pub neighbour_discovery: bool,
-    /// Whether ICMP and ICMPv6 errors pass, including path MTU.
+    /// Whether ICMP and ICMPv6 errors pass, including those of path MTU discovery.
     pub icmp_errors: bool,
     /// Whether answers of DHCP and DHCPv6 servers pass.
     pub dhcp: bool,
@@ -136,7 +137,7 @@ pub struct Keep {
 }
 
 impl Mode {
-    /// Returns the value of `mode` in the configuration.
+    /// Returns the mode as the configuration writes it: `enforce` or `observe`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
@@ -146,7 +147,7 @@ impl Mode {
 }
 
 impl AtStart {
-    /// Returns the prefixes that replace a missing list.
+    /// Returns the prefixes to use for a source without a list: all addresses for `Pass`, none for `Wait` and `Drop`.
     pub fn stand_in(self) -> Vec<IpNet> {
         match self {
             Self::Pass => ["0.0.0.0/0", "::/0"]
@@ -169,16 +170,16 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// Returns whether outbound flows are tracked.
+    /// Returns whether the kernel tracks outbound flows: if the default verdict is drop and return traffic is tracked.
     pub fn tracks(&self) -> bool {
         self.default == Verdict::Drop && self.return_traffic == ReturnTraffic::Track
     }
 }
 
 impl Rules {
-    /// Returns the control word of these rules and a mode, without a generation: in the kernel's terms.
+    /// Returns the kernel's control word for these rules and `mode`, without a generation.
     ///
-    /// With `default = "pass"` every answer passes, so none is recognised.
+    /// With the default verdict pass, every answer passes, so return traffic is off.
     pub const fn control(&self, mode: Mode) -> Control {
         Control {
             default_verdict: self.default,
@@ -195,7 +196,7 @@ impl Rules {
 }
 
 impl Keep {
-    /// Returns the exemptions in the form of the kernel.
+    /// Returns the exemptions as the bits of the kernel's control word.
     pub const fn exemptions(self) -> Exemptions {
         Exemptions::NONE
             .set(Exemptions::ARP, self.arp)
@@ -206,7 +207,7 @@ impl Keep {
             .set(Exemptions::NOT_IP, self.not_ip)
     }
 
-    /// All exemptions: the default.
+    /// The default of `[keep]`: every exemption is on.
     pub const ALL: Self = Self {
         arp: true,
         neighbour_discovery: true,
@@ -218,35 +219,37 @@ impl Keep {
 }
 
 impl Service {
-    /// Returns whether the service applies to an interface.
+    /// Returns whether the service applies to packets that arrive on `interface`.
     pub fn is_on(&self, interface: &str) -> bool {
         self.interfaces.is_empty() || self.interfaces.iter().any(|name| name == interface)
     }
 }
 
 impl Policy {
-    /// Returns the source with this name.
+    /// Returns the source named `name`, or `None` if the policy has none.
     pub fn source(&self, name: &str) -> Option<&Source> {
         self.sources.iter().find(|source| source.name == name)
     }
 
-    /// Returns the first service, by name, that allows a source.
+    /// Returns the first service, sorted by name, that allows `source`, or `None` if no service does.
     pub fn user_of(&self, source: &Source) -> Option<&Service> {
         self.services
             .iter()
             .find(|service| service.allow.contains(&source.name))
     }
 
-    /// Returns the sources that a service allows. Other sources are not fetched.
+    /// Returns the sources that at least one service allows. Other sources are not fetched.
     pub fn used_sources(&self) -> impl Iterator<Item = &Source> {
         self.sources
             .iter()
             .filter(|source| self.user_of(source).is_some())
     }
 
-    /// Returns the policy with the interface names of services replaced by those of the filtered interfaces.
+    /// Returns the policy with each service's interface names replaced by those that `filtered` has for the same
+    /// interfaces.
     ///
-    /// An interface can have several names; names with the same index are the same interface.
+    /// An interface can have several names: two names are the same interface if `index_of` returns the same index for
+    /// them. A name without a counterpart in `filtered` stays.
     pub fn on_interfaces(
         &self,
         filtered: &[String],
@@ -273,7 +276,7 @@ impl Policy {
 }
 
 impl Ports {
-    /// Returns whether it covers a port of the range in `protocol`, TCP or UDP.
+    /// Returns whether this entry covers at least one port of the range `ports` in `protocol`, which is TCP or UDP.
     pub fn meets(&self, protocol: u8, ports: &RangeInclusive<u16>) -> bool {
         let overlaps = |range: &RangeInclusive<u16>| {
             range.start() <= ports.end() && ports.start() <= range.end()
@@ -287,7 +290,7 @@ impl Ports {
         }
     }
 
-    /// Returns the IP protocol, or `None` for `icmp` (both families) and `any`.
+    /// Returns the entry's IP protocol number, or `None` for `icmp` (ICMP and ICMPv6) and `any`.
     pub const fn protocol(&self) -> Option<u8> {
         match self {
             Self::Tcp(_) => Some(TCP),
@@ -298,7 +301,7 @@ impl Ports {
         }
     }
 
-    /// Returns whether it covers an IP protocol, at least in part.
+    /// Returns whether this entry covers packets of the IP protocol `protocol`, at least some of them.
     pub const fn is_of(&self, protocol: u8) -> bool {
         match (self, self.protocol()) {
             (_, Some(number)) => number == protocol,
@@ -311,7 +314,7 @@ impl Ports {
 impl FromStr for Ports {
     type Err = String;
 
-    /// Parses an entry of `ports`. Errors contain the remedy.
+    /// Parses an entry of `ports`, such as `tcp/443`. The error is a message that states the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "icmp" => return Ok(Self::Icmp),

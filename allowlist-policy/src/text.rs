@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Returns whether a character could change how the line around it is shown, or could not be seen.
+/// Returns whether `character` is invisible, or could change how the line around it is displayed.
 pub const fn is_deceptive(character: char) -> bool {
     matches!(
         character,
@@ -30,14 +30,14 @@ pub const fn is_deceptive(character: char) -> bool {
     )
 }
 
-/// Returns the text with each deceptive character, line breaks included, as `\n`, `\t`, `\r` or `\u{202e}`.
+/// Returns `text` on one line: line breaks and other deceptive characters are escaped, as `\n`, `\t` or `\u{202e}`.
 pub fn on_one_line(text: &str) -> Cow<'_, str> {
     escape(text, is_deceptive, |character, out| {
         out.extend(character.escape_default());
     })
 }
 
-/// Returns text of several lines with every deceptive character but `\n` escaped as in [`on_one_line`].
+/// Returns `text`, which may have several lines, with every deceptive character but `\n` escaped as in [`on_one_line`].
 pub fn printable(text: &str) -> Cow<'_, str> {
     escape(
         text,
@@ -46,9 +46,9 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// Returns a JSON document with every deceptive character but `\n` as a JSON escape, such as `\u202e`.
+/// Returns the JSON text `document` with every deceptive character but `\n` as a JSON escape, such as `\u202e`.
 ///
-/// The result has the same meaning: outside of strings, line breaks are the only such characters of JSON.
+/// The result has the same meaning: outside of strings, line breaks are the only deceptive characters in JSON.
 pub fn printable_json(document: &str) -> Cow<'_, str> {
     escape(
         document,
@@ -61,14 +61,14 @@ pub fn printable_json(document: &str) -> Cow<'_, str> {
     )
 }
 
-/// Returns text of several lines as one record: each line escaped as in [`on_one_line`], and all but the first
-/// indented, so that none looks like the next record.
+/// Returns `text` as one log record: each line escaped as in [`on_one_line`], and all but the first indented, so that
+/// none looks like the next record.
 pub fn indented(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(on_one_line).collect();
     lines.join("\n    ")
 }
 
-/// Replaces the characters that `needs_escape` picks, each by `write_escape`.
+/// Returns `text` with each character for which `needs_escape` is true replaced by what `write_escape` writes for it.
 fn escape(
     text: &str,
     needs_escape: impl Fn(char) -> bool,

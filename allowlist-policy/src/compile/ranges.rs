@@ -17,20 +17,21 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use self::v4::ChunksV4;
 use self::v6::ChunksV6;
 
-/// The lookup table of a generation's sources.
+/// The lookup table of a generation: finds the match id of a source address.
 pub struct RangeTable {
-    /// The set of allowed kernel services, by match id.
+    /// The kernel services that a source may reach, as bits, indexed by match id.
     pub reach: Box<[u64; MAX_MATCHES as usize]>,
-    /// The IPv4 root, indexed by the first 16 bits of an address.
+    /// The root for IPv4, indexed by the first 16 bits of an address.
     pub v4: Box<Root>,
-    /// The IPv6 root, indexed by the first 16 bits of an address.
+    /// The root for IPv6, indexed by the first 16 bits of an address.
     pub v6: Box<Root>,
-    /// The pool that the roots point into. A word contains two IPv4 numbers, the first in its lower half.
+    /// The pool of chunks that the roots refer to, in 64-bit words. For IPv4, a word contains two 32-bit numbers, the
+    /// first in its lower half.
     pub pool: Vec<u64>,
 }
 
 impl RangeTable {
-    /// Returns the table of the prefixes of both families.
+    /// Returns the table for the sorted prefixes `v4` and `v6`.
     pub fn of(v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) -> Self {
         let mut table = Self {
             reach: boxed(0),
@@ -51,12 +52,12 @@ impl RangeTable {
     }
 }
 
-/// The words of a pool in this process, for the same lookup as in the kernel program.
+/// The words of a pool in this process's memory, with which the host runs the same lookup as the kernel program.
 #[derive(Clone, Copy)]
 pub struct Words<'w>(pub &'w [u64]);
 
 impl<'w> Words<'w> {
-    /// Returns the words as 32-bit halves.
+    /// Returns the words as 32-bit halves, the lower half of each word first.
     pub fn halves(self) -> &'w [u32] {
         // The order of halves is little-endian, as in the kernel program.
         bytemuck::cast_slice(self.0)
@@ -83,16 +84,18 @@ impl Pool for Words<'_> {
     fn prefetch(&self, _place: u32) {}
 }
 
-/// One entry of a root, and the words to append to the pool for it.
+/// A part of a range table: one entry of a root, and the words to append to the pool for this entry.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The entry of the root.
+    /// The value of the root's entry.
     pub root: u32,
     /// The words to append to the pool.
     pub words: Vec<u64>,
 }
 
-/// Returns the part of the table for the first 16 bits of an IPv4 address, to be appended to a pool of `words` words.
+/// Returns the part of the table for the IPv4 addresses with the first 16 bits of `address`.
+///
+/// The caller appends the part to a pool of `words` words.
 pub fn part_v4(prefixes: &[(Ipv4Net, Grant)], address: u32, words: usize) -> Part {
     let first = address & !(u32::MAX >> ROOT_BITS);
     let mut root = [0];
@@ -104,7 +107,9 @@ pub fn part_v4(prefixes: &[(Ipv4Net, Grant)], address: u32, words: usize) -> Par
     }
 }
 
-/// Returns the part of the table for the first 16 bits of an IPv6 address, to be appended to a pool of `words` words.
+/// Returns the part of the table for the IPv6 addresses with the first 16 bits of `address`.
+///
+/// The caller appends the part to a pool of `words` words.
 pub fn part_v6(prefixes: &[(Ipv6Net, Grant)], address: u128, words: usize) -> Part {
     let first = address & !(u128::MAX >> ROOT_BITS);
     let place = root_v6((address >> 64) as u64);
@@ -117,7 +122,7 @@ pub fn part_v6(prefixes: &[(Ipv6Net, Grant)], address: u128, words: usize) -> Pa
     }
 }
 
-/// Returns the ranges of `prefixes` in the addresses of one entry of a root, which begin at `first`.
+/// Returns the ranges of `prefixes`, cut to the addresses of the root entry that begins at the address `first`.
 fn within<P: Prefix>(
     prefixes: &[(P, Grant)],
     first: P::Address,
@@ -146,10 +151,10 @@ fn boxed<T: Copy, const N: usize>(value: T) -> Box<[T; N]> {
     slice.try_into().ok().expect("the length is N")
 }
 
-/// An address as an integer.
+/// An IP address as an integer.
 trait Number: Copy + Ord {
     const ZERO: Self;
-    /// Returns the next address; `None` after the last.
+    /// Returns the next address, or `None` after the last address of the family.
     fn next(self) -> Option<Self>;
 }
 
@@ -167,10 +172,10 @@ impl Number for u128 {
     }
 }
 
-/// A prefix of either family.
+/// A prefix of either address family.
 trait Prefix: Copy + Ord {
     type Address: Number;
-    /// Returns the prefix of a length that contains an address.
+    /// Returns the prefix with the length `length` that contains `address`.
     fn new(address: Self::Address, length: u8) -> Self;
     fn first(&self) -> Self::Address;
     fn last(&self) -> Self::Address;
@@ -202,7 +207,7 @@ impl Prefix for Ipv6Net {
     }
 }
 
-/// A prefix as a range of addresses, bounds included.
+/// A prefix as a range of addresses, first and last included, with its match id.
 #[derive(Clone, Copy)]
 struct Range<N> {
     first: N,
@@ -220,9 +225,11 @@ impl<N: Number> Range<N> {
     }
 }
 
-/// Emits each address at which the id changes, with the new id, in order. The id before the first change is 0.
+/// Calls `emit` for each address at which the match id changes, with the new id, in ascending order. The id before the
+/// first change is 0.
 ///
-/// Prefixes are disjoint or nested, so the prefixes that contain an address form a stack with the longest on top.
+/// `ranges` must be sorted. Prefixes are disjoint or nested, so the prefixes that contain an address form a stack with
+/// the longest on top.
 fn sweep<N: Number>(ranges: impl Iterator<Item = Range<N>>, emit: impl FnMut(N, MatchId)) {
     let mut changes = Changes {
         next: (N::ZERO, 0),
@@ -243,7 +250,8 @@ fn sweep<N: Number>(ranges: impl Iterator<Item = Range<N>>, emit: impl FnMut(N, 
     changes.flush();
 }
 
-/// The changes of the id. Drops changes without effect: several at one address, or a change to the same id.
+/// Collects the changes of the match id, and drops those without effect: several at one address, or a change to the
+/// same id.
 struct Changes<N, Emit> {
     next: (N, MatchId),
     emitted: MatchId,
@@ -258,7 +266,7 @@ impl<N: Number, Emit: FnMut(N, MatchId)> Changes<N, Emit> {
         self.next = (first, id);
     }
 
-    /// Ends a prefix; the id of the prefix around it continues.
+    /// Ends the prefix whose last address is `last`; the id of the surrounding prefix `around`, or else 0, follows.
     fn end(&mut self, last: N, around: Option<&Range<N>>) {
         if let Some(next) = last.next() {
             self.put(next, around.map_or(0, |around| around.id));
@@ -274,19 +282,20 @@ impl<N: Number, Emit: FnMut(N, MatchId)> Changes<N, Emit> {
     }
 }
 
-/// Builds the chunks of one family.
+/// Builds the chunks of one address family: the encoded ranges below one entry of the root each.
 trait Chunks<N> {
-    /// Returns the index of an address in the root.
+    /// Returns the index of `address` in the root.
     fn place(address: N) -> usize;
-    /// Adds a range to the current chunk. The id changes from `before` to `id` at `first`.
+    /// Adds a range to the current chunk: at the address `first`, the id changes from `before` to `id`.
     fn add(&mut self, first: N, before: MatchId, id: MatchId);
-    /// Ends the current chunk and returns its entry of the root.
+    /// Ends the current chunk and returns the value of its root entry.
     ///
-    /// `first` is the id of the first address unless a range begins there; `last` is the id of the last address.
+    /// `first` is the id of the chunk's first address unless a range begins there; `last` is the id of its last
+    /// address.
     fn end(&mut self, first: MatchId, last: MatchId) -> u32;
 }
 
-/// Builds a root, or the part of a root that begins at index `from`.
+/// Fills `root` with the chunks for `ranges`, and returns `chunks`. The first element of `root` has the index `from`.
 fn build<N: Number, C: Chunks<N>>(
     from: usize,
     root: &mut [u32],

@@ -1,26 +1,26 @@
 //! The capacity of the kernel's tables: shares for sources, and a reserve for added prefixes, which a source that fills
 //! `max_prefixes` cannot use up.
 //!
-//! Invariants: a changing list within its share always fits, and so do added prefixes within the reserve; all other lists
-//! together fit `max_prefixes`. So the result depends only on the lists, and is the same after a restart.
+//! Invariants: a changing list within its share always fits, and so do added prefixes within the reserve; all other
+//! lists together fit `max_prefixes`. So the result depends only on the lists, and is the same after a restart.
 
 use ipnet::IpNet;
 
 use super::CompileError;
 use crate::policy::{Feed, Origin, Policy, Snapshot, Source};
 
-/// The divisor of `max_prefixes` for all shares together.
+/// All shares of changing lists together are `max_prefixes` divided by this number.
 const SHARES: usize = 4;
-/// The divisor of `max_prefixes` for the reserve of added prefixes.
+/// The reserve for prefixes added by command is `max_prefixes` divided by this number.
 const RESERVE: usize = 8;
-/// The minimum of the reserve.
+/// The minimum of the reserve for prefixes added by command, in prefixes.
 const LEAST_RESERVE: usize = 64;
 
-/// Checks that the lists fit the tables. Sources without a list are ignored.
+/// Checks that the lists in `snapshot` fit tables of `max_prefixes`. Sources without a list are ignored.
 ///
 /// # Errors
 /// The prefixes exceed `max_prefixes`. The error has the number of prefixes outside of shares and reserve, and the
-/// largest list.
+/// largest list among these.
 pub fn require_room(
     policy: &Policy,
     snapshot: &Snapshot,
@@ -79,8 +79,8 @@ mod tests {
     use super::*;
     use crate::policy::{Format, Ports, Service};
 
-    /// Returns whether lists of these sizes fit. The prefixes `added.` and `static.` of names stand for added prefixes and
-    /// static lists.
+    /// Returns whether lists of these sizes fit. The prefixes `added.` and `static.` of names stand for added prefixes
+    /// and static lists.
     fn fits(limit: u32, lists: &[(&str, u32)]) -> bool {
         let source = |(place, &(name, size)): (usize, &(&str, u32))| {
             let first = u32::try_from(place).expect("few") << 20;

@@ -14,15 +14,15 @@ use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use super::CompileError;
 use crate::policy::{Policy, Ports};
 
-/// A set of configured services, as bits by their index in the policy.
+/// A set of configured services: bit `n` stands for the service with index `n` in the policy.
 pub(super) type ServiceSet = u64;
 
-/// The services that cover each port and each protocol without ports, on any interface.
+/// The configured services that cover each port and each protocol without ports, on any interface.
 pub(super) struct Covers {
     tcp: Vec<ServiceSet>,
     udp: Vec<ServiceSet>,
     sctp: Vec<ServiceSet>,
-    /// The services by protocol number; empty for protocols with ports.
+    /// The services that cover each IP protocol, indexed by its number; empty sets for protocols with ports.
     protocol: Vec<ServiceSet>,
 }
 
@@ -71,7 +71,7 @@ impl Covers {
         covers
     }
 
-    /// Returns the sets that occur in each class of later fragments.
+    /// Returns, for each class of later fragments, the sets of services that cover a port or protocol of the class.
     fn classes(&self) -> [BTreeSet<ServiceSet>; CLASSES] {
         let distinct = |sets: &[ServiceSet]| sets.iter().copied().collect::<BTreeSet<_>>();
         let mut classes: [BTreeSet<ServiceSet>; CLASSES] = Default::default();
@@ -102,13 +102,13 @@ impl Covers {
 
 const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 
-/// The distinct sets of services that cover a port on an interface.
+/// The kernel services: the distinct sets of configured services that cover a port on an interface.
 pub(super) struct KernelServices {
-    /// The sorted sets; the id of a kernel service is the index of its set plus one.
+    /// The sets of configured services, sorted; the id of a kernel service is the index of its set plus one.
     pub(super) sets: Vec<ServiceSet>,
-    /// The row of interfaces that no service names.
+    /// The row of the interfaces that no service names.
     elsewhere: Box<InterfaceServices>,
-    /// The rows of interfaces that a service names.
+    /// The rows of the interfaces that a service names, by interface name.
     pub(super) limited: BTreeMap<String, Box<InterfaceServices>>,
 }
 
@@ -151,7 +151,7 @@ impl KernelServices {
         Ok(kernel)
     }
 
-    /// Returns the kernel service of a set; 0 only for the empty set.
+    /// Returns the id of the kernel service for `set`; 0 only for the empty set.
     fn id(&self, set: ServiceSet) -> ServiceId {
         match self.sets.binary_search(&set) {
             Ok(place) => place as ServiceId + 1,
@@ -159,7 +159,7 @@ impl KernelServices {
         }
     }
 
-    /// Returns the row of an interface that only the services of `here` apply to.
+    /// Returns the row of an interface to which exactly the services in `here` apply.
     fn limited_to(
         &self,
         here: ServiceSet,
@@ -177,7 +177,8 @@ impl KernelServices {
         row
     }
 
-    /// Assigns each kernel service its counter id. Generations keep the ids of equal sets.
+    /// Writes the counter id of each kernel service to `counted`, and the service names behind new ids to `names`.
+    /// Equal sets of services keep their id from earlier generations.
     pub(super) fn number_counts(
         &self,
         policy: &Policy,
@@ -206,7 +207,7 @@ impl KernelServices {
     }
 }
 
-/// Returns the services that apply to an interface.
+/// Returns the services of `policy` that apply to `interface`.
 fn services_on(policy: &Policy, interface: &str) -> ServiceSet {
     policy
         .services

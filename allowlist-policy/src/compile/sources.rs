@@ -1,7 +1,7 @@
 //! Compiles prefixes to grants: the services that their sources reach, and the match id.
 //!
-//! Invariant: a prefix grants the services of all sources that list it or a wider prefix. There are few distinct sets of
-//! sources and many prefixes, so a prefix stores only the id of its set.
+//! Invariant: a prefix grants the services of all sources that list it or a wider prefix. There are few distinct sets
+//! of sources and many prefixes, so a prefix stores only the id of its set.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,13 +12,13 @@ use super::CompileError;
 use super::services::ServiceSet;
 use crate::policy::{Policy, Snapshot};
 
-/// A set of sources, by their index in the policy; sorted and distinct.
+/// A set of sources, as their indexes in the policy; sorted and distinct.
 type SourceSet = Vec<u32>;
 
-/// The id of a set of sources.
+/// The id of a set of sources: its index in [`Sets`].
 pub(super) type SetId = u32;
 
-/// The sets of sources that occur, with their ids.
+/// The sets of sources that occur together, with their ids and the unions computed so far.
 pub(super) struct Sets {
     all: Vec<SourceSet>,
     ids: HashMap<SourceSet, SetId>,
@@ -26,7 +26,7 @@ pub(super) struct Sets {
 }
 
 impl Sets {
-    /// Returns the sets with one source each; the id is the index of the source.
+    /// Returns the sets with one source each; the id of a set is the index of its source in `policy`.
     fn of(policy: &Policy) -> Self {
         let sets: Vec<SourceSet> = (0..policy.sources.len() as u32)
             .map(|place| vec![place])
@@ -57,21 +57,22 @@ impl Sets {
     }
 }
 
-/// Prefixes with their sources. Sorted by (address, length), so that a wider prefix precedes those inside it.
+/// Prefixes with the ids of their source sets. Sorted by (address, length), so that a wider prefix precedes those
+/// inside it.
 pub(super) type Listed<K> = Vec<(K, SetId)>;
 
-/// A prefix as integers, for fast sorting.
+/// A prefix as integers, which can be sorted fast.
 pub(super) trait Key: Copy + Ord {
-    /// The type of the prefix.
+    /// The prefix type that this key represents.
     type Net;
 
     fn of(prefix: Self::Net) -> Self;
     fn net(self) -> Self::Net;
-    /// Returns whether this prefix contains or equals `other`.
+    /// Returns whether this prefix contains or equals the prefix `other`.
     fn covers(self, other: Self) -> bool;
 }
 
-/// Address and length of an IPv4 prefix.
+/// An IPv4 prefix: its address, followed by its length in the lowest 8 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct KeyV4(u64);
 
@@ -93,7 +94,7 @@ impl Key for KeyV4 {
     }
 }
 
-/// Address and length of an IPv6 prefix.
+/// An IPv6 prefix: its address and its length.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct KeyV6(u128, u8);
 
@@ -114,7 +115,7 @@ impl Key for KeyV6 {
     }
 }
 
-/// Returns all prefixes that a service allows, with the sources that list exactly this prefix.
+/// Returns all prefixes of sources that a service allows, each with the set of sources that list exactly this prefix.
 pub(super) fn listed_prefixes(
     policy: &Policy,
     snapshot: &Snapshot,
@@ -155,7 +156,7 @@ pub(super) fn listed_prefixes(
     Ok((sets, v4, v6))
 }
 
-/// Sorts the prefixes and merges the duplicates of several sources.
+/// Sorts `listed`, and merges equal prefixes of several sources into one with the union of their sources.
 fn merge<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
     // The stable sort is fast on concatenated sorted lists.
     listed.sort();
@@ -168,7 +169,7 @@ fn merge<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
     });
 }
 
-/// Adds to each prefix the sources of all wider prefixes that cover it.
+/// Adds to each prefix in `listed` the sources of all wider prefixes that cover it.
 ///
 /// The prefixes that cover the current one form a stack.
 pub(super) fn add_wider<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
@@ -187,14 +188,14 @@ pub(super) fn add_wider<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
     }
 }
 
-/// Assigns grants to sets of sources; equal sets keep their match ids.
+/// Assigns a grant to each set of sources; a set that an earlier generation had keeps its match id.
 pub(super) struct Matches<'a> {
-    /// The kernel services that a source may reach, by index of the source.
+    /// The kernel services that each source may reach, as bits, by the index of the source in the policy.
     reach: Vec<u64>,
     source_names: Vec<&'a str>,
     ids: BTreeMap<Vec<String>, u32>,
     sets: Sets,
-    /// The assigned grants, by id of the set.
+    /// The grants assigned so far, by the id of the source set; `None` if the set has none yet.
     known: Vec<Option<Grant>>,
     names: &'a mut Vec<Vec<String>>,
 }
@@ -231,7 +232,7 @@ impl<'a> Matches<'a> {
         }
     }
 
-    /// Returns the grants of the prefixes, in the same order.
+    /// Returns the prefixes in `listed` with their grants, in the same order.
     pub(super) fn grants<K: Key>(
         &mut self,
         listed: &Listed<K>,

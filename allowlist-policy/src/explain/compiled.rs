@@ -14,7 +14,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use crate::compile::Tables;
 use crate::policy::{Mode, Rules};
 
-/// A compiled generation with its mode and rules.
+/// Decides about packets by a compiled generation with its mode and rules, as the kernel program would.
 #[derive(Clone, Copy)]
 pub struct Judge<'t> {
     tables: &'t Tables,
@@ -22,7 +22,7 @@ pub struct Judge<'t> {
 }
 
 impl<'t> Judge<'t> {
-    /// Returns a judge for these tables, mode and rules.
+    /// Returns a judge that decides by these tables, mode and rules.
     pub fn new(tables: &'t Tables, mode: Mode, rules: &Rules) -> Self {
         Self {
             tables,
@@ -30,7 +30,7 @@ impl<'t> Judge<'t> {
         }
     }
 
-    /// Returns the view of one filtered interface.
+    /// Returns the decisions on one filtered interface, to which services can be limited.
     pub fn on(&self, interface: &str) -> OnInterface<'t> {
         let limited = self.tables.interfaces.get(interface).map(|row| {
             let mut services = self.tables.services.clone();
@@ -44,31 +44,33 @@ impl<'t> Judge<'t> {
         }
     }
 
-    /// Returns the services behind a decision, sorted by name.
+    /// Returns the names of the services that cover the target of `decision`, sorted; empty if no service does.
     pub fn services_of(&self, decision: Decision) -> &'t [String] {
         let names = self.tables.ids.services.get(decision.service as usize);
         names.map_or(&[], |names| names)
     }
 }
 
-/// The interface slot. All rows are equal until a publish writes the rows of limited services, so any slot does.
+/// The index of the interface row to use. All rows are equal until a publish writes those of limited services, so any
+/// does.
 const SLOT: usize = 0;
 
-/// The tables as the program on one interface reads them.
+/// The compiled tables as the kernel program on one interface reads them.
 pub struct OnInterface<'t> {
     tables: &'t Tables,
     control: Control,
-    /// The services on this interface, if limited services differ there.
+    /// The service table for this interface, if a service is limited to interfaces there; `None` to use the common
+    /// table.
     limited: Option<Box<ServiceTable>>,
 }
 
 impl OnInterface<'_> {
-    /// Returns the decision about a packet.
+    /// Returns the decision about `packet` on this interface.
     pub fn judge(&self, packet: &Packet) -> Decision {
         judge::judge(&Ok(Contents::Ip(*packet)), self)
     }
 
-    /// Returns whether a packet passes, also because observe mode ignores its verdict.
+    /// Returns whether `packet` passes on this interface: its verdict is pass, or observe mode ignores the verdict.
     pub fn lets_through(&self, packet: &Packet) -> bool {
         self.control.observe || self.judge(packet).verdict == Verdict::Pass
     }
@@ -95,7 +97,7 @@ impl judge::Tables for OnInterface<'_> {
         self.services().protocol_services(SLOT, family, protocol)
     }
 
-    /// Packets here answer no flow.
+    /// Returns `false`: no flow is known here, so no packet is an answer.
     fn is_shared(&self, _services: u64) -> bool {
         false
     }
@@ -104,7 +106,8 @@ impl judge::Tables for OnInterface<'_> {
         self.services().counter_ids[usize::from(service)]
     }
 
-    /// Returns the grant of the longest matching prefix, with one binary search per length.
+    /// Returns the grant of the longest prefix that contains `source`, or `None`; makes one binary search per prefix
+    /// length.
     fn grant(&self, source: &Address) -> Option<Grant> {
         match IpAddr::from(*source) {
             IpAddr::V4(address) => (0..=32).rev().find_map(|length| {

@@ -5,16 +5,17 @@ use allowlist_common::verdict::Reason;
 
 use super::Target;
 
-/// The targets with the same decision.
+/// One decision about packets of a source, with all targets that have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The verdict and its reason.
+    /// The verdict, its reason and the service for these targets.
     pub decision: Decision,
-    /// The targets, such as `tcp/443`, `udp/5000-5010`, `icmp` and `other`, or `any` for all.
+    /// The targets with this decision, such as `tcp/443`, `udp/5000-5010`, `icmp` and `other`, or `any` for all.
     pub ports: Vec<String>,
 }
 
-/// Groups targets by decision, in the order of their first target; the decision without a service is last.
+/// Groups the targets in `decided` by their decision, in the order of each decision's first target. The decision of
+/// targets that no service covers is last.
 ///
 /// Consecutive ports become a range. The most frequent decision of protocols without ports is listed once, as `other`.
 pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
@@ -61,8 +62,9 @@ pub fn rows(decided: impl IntoIterator<Item = (Target, Decision)>) -> Vec<Row> {
         .collect()
 }
 
-/// Replaces the protocols with the most frequent decision by one `other`, and omits the protocols that pass under every
-/// policy (IGMP).
+/// Replaces the protocols of the most frequent decision by one `other`, and returns the result.
+///
+/// Protocols that pass under every policy (IGMP) are omitted.
 fn without_most_protocols(
     decided: impl IntoIterator<Item = (Target, Decision)>,
 ) -> Vec<(Target, Decision)> {
@@ -104,7 +106,7 @@ fn without_most_protocols(
     decided
 }
 
-/// Consecutive targets of one protocol.
+/// A range of consecutive ports of one protocol, or a single target.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Span {
     first: Target,
@@ -130,7 +132,7 @@ fn everything() -> [Span; 5] {
 }
 
 impl Span {
-    /// Returns the span extended by `target` if it is the next one.
+    /// Returns the span extended by `target` if `target` is the port after its last one, else `None`.
     fn followed_by(self, target: Target) -> Option<Self> {
         let is_next = match (self.last, target) {
             (Target::Tcp(last), Target::Tcp(next))

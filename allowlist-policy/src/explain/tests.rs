@@ -138,7 +138,8 @@ fn equal_decisions_share_a_row() {
     );
 }
 
-/// A protocol with another decision than most is listed by number; IGMP, which passes under every policy, is not listed.
+/// A protocol with another decision than most is listed by number; IGMP, which passes under every policy, is not
+/// listed.
 #[test]
 fn protocols_with_the_common_decision_are_other() {
     let kept = Decision {

@@ -9,55 +9,59 @@ use serde::{Deserialize, Serialize};
 
 use super::{Family, PerFamily};
 
-/// The prefixes of one source at one moment.
+/// The prefixes of one source at one moment, with the times and changes that later lists are compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feed {
-    /// The prefixes of the list. Sorted and distinct; not merged, so that reports show the vendor's own prefixes.
+    /// The prefixes of the vendor's list. Sorted and distinct; not merged, so that reports show the vendor's own
+    /// prefixes.
     pub prefixes: Vec<IpNet>,
-    /// The grace prefixes, which have left the list. Sorted, distinct, and disjoint from `prefixes`.
+    /// The prefixes that have left the list and are in their grace period. Sorted, distinct, and disjoint from
+    /// `prefixes`.
     pub grace: Vec<GracePrefix>,
     /// The time when the origin last delivered the list or confirmed it as unchanged.
     pub fetched: Timestamp,
-    /// The validators of conditional requests, one for each URL.
+    /// The validators (ETag, Last-Modified) for the next conditional requests, one for each URL; empty if there are
+    /// none.
     pub validators: Vec<Validator>,
     /// Notes for the operator about this list, such as rows that are marked as deprecated.
     pub notes: Vec<String>,
-    /// The changes of the list within the growth window, newest first.
+    /// The changes of the list within the growth window, newest first, from which earlier lists can be restored.
     pub changes: Vec<PastChange>,
-    /// The time of the last answer, including rejected lists. The ages in `changes` and `grace` are relative to it.
+    /// The time of the origin's last answer, also if the gate rejected its list. The ages in `changes` and `grace` are
+    /// relative to this time.
     pub answered: Timestamp,
 }
 
-/// A change of a list, or several consecutive ones, from which the list before it can be restored.
+/// One or several consecutive changes of a list, from which the list before them can be restored.
 ///
 /// Ages grow by the time between answers and contain no time of day, so setting the clock does not change them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PastChange {
-    /// The age of the newest change.
+    /// The age of the newest of these changes, in seconds.
     pub seconds: u64,
-    /// The age of the oldest change.
+    /// The age of the oldest of these changes, in seconds.
     pub oldest_seconds: u64,
-    /// The prefixes only in the list after the changes; sorted.
+    /// The prefixes that are in the list after these changes and not before them; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added: Vec<IpNet>,
-    /// The prefixes only in the list before the changes; sorted.
+    /// The prefixes that are in the list before these changes and not after them; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<IpNet>,
-    /// The smallest number of addresses that were active just before one of the changes, including grace prefixes.
-    /// `None` in lists stored by older versions.
+    /// The smallest number of addresses that were active just before one of these changes, grace prefixes included.
+    /// `None` if an older version of the program stored the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fewest: Option<PerFamily>,
 }
 
-/// A grace prefix: it left its list and stays active until the end of its grace period.
+/// A grace prefix: a prefix that left its list and stays active until the end of its grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GracePrefix {
-    /// The prefix.
+    /// The prefix that left the list.
     pub prefix: IpNet,
-    /// The end of the grace period.
+    /// The end of the prefix's grace period.
     pub until: Timestamp,
-    /// The time in seconds since the list dropped the prefix, which grows like the ages of [`PastChange`]. The maximum
-    /// if the operator accepted a list while the prefix was active.
+    /// The time since the prefix left the list, in seconds; it grows like the ages of [`PastChange`]. `u64::MAX` if the
+    /// operator has accepted a list while the prefix was active.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub seconds: u64,
 }
@@ -70,45 +74,47 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// The validators of a response, for a conditional request.
+/// The validators of an HTTP response, with which the next request can be conditional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validator {
-    /// The `ETag` header.
+    /// The value of the `ETag` header, if the response has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// The `Last-Modified` header.
+    /// The value of the `Last-Modified` header, if the response has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
 }
 
-/// The result of fetching a source.
+/// The answer of a source's origin to a successful fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The list has not changed since the validators; confirmed at this time.
+    /// The list is the same as at the last answer; the origin confirmed this at the given time.
     Unchanged(Timestamp),
-    /// A new list.
+    /// The origin delivered a list, which may equal the last one.
     List(Fetched),
 }
 
-/// A list as received, before the gate.
+/// A list as its origin delivered it, before the gate has checked it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// The prefixes; sorted and distinct.
+    /// The prefixes of the list; sorted and distinct.
     pub prefixes: Vec<IpNet>,
-    /// Notes for the operator.
+    /// The notes for the operator about this list.
     pub notes: Vec<String>,
-    /// The time of fetching; for a built-in list, the day of its last check.
+    /// The time of fetching; for a built-in list, the day on which it was last compared with the vendor's page.
     pub fetched: Timestamp,
-    /// The validators for the next request, one for each URL.
+    /// The validators for the next conditional requests, one for each URL; empty if there are none.
     pub validators: Vec<Validator>,
-    /// The time until the next fetch that the source requests, such as a record's time to live.
+    /// The time until the next fetch that the origin asks for, such as a DNS record's time to live; `None` to use
+    /// `every`.
     pub again: Option<Duration>,
-    /// The families in which a name had no answer. `prefixes` may be incomplete there, so the previous prefixes stay.
+    /// The address families in which the query for a name failed. The source keeps its previous prefixes of these
+    /// families, since `prefixes` may lack some.
     pub kept: Vec<Family>,
 }
 
 impl Fetched {
-    /// Returns a list without validators and notes. `prefixes` must be sorted and distinct.
+    /// Returns a fetched list without validators and notes. `prefixes` must be sorted and distinct.
     pub fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
         Self {
             prefixes,
@@ -125,7 +131,7 @@ impl Fetched {
 pub type Snapshot = BTreeMap<String, Feed>;
 
 impl Feed {
-    /// Returns a list without validators and notes. `prefixes` must be sorted and distinct.
+    /// Returns a feed without grace prefixes, changes, validators and notes. `prefixes` must be sorted and distinct.
     pub fn new(prefixes: Vec<IpNet>, fetched: Timestamp) -> Self {
         Self {
             prefixes,
@@ -138,25 +144,25 @@ impl Feed {
         }
     }
 
-    /// Returns the active prefixes: those of the list and the grace prefixes. Distinct, in no particular order.
+    /// Returns the active prefixes: those of the list and the grace prefixes; distinct, in no particular order.
     pub fn active(&self) -> impl Iterator<Item = IpNet> {
         let grace = self.grace.iter().map(|grace| grace.prefix);
         self.prefixes.iter().copied().chain(grace)
     }
 
-    /// Returns the number of active prefixes.
+    /// Returns the number of active prefixes, grace prefixes included.
     pub fn len(&self) -> usize {
         self.prefixes.len() + self.grace.len()
     }
 
-    /// Returns whether no prefix is active.
+    /// Returns whether no prefix is active, not even a grace prefix.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl Validator {
-    /// Returns whether there is no validator.
+    /// Returns whether the response had neither an `ETag` nor a `Last-Modified` header.
     pub fn is_empty(&self) -> bool {
         self.etag.is_none() && self.last_modified.is_none()
     }

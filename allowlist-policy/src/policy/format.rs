@@ -5,12 +5,12 @@ use std::fmt;
 use regex::Regex;
 use serde_json_path::JsonPath;
 
-/// The format of a list. Always configured, never detected.
+/// The format of a list; always configured, never detected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One prefix per line; `#` and `;` start comments.
+    /// Text with one prefix per line; `#` and `;` start comments.
     Text,
-    /// Text with other comments, or with a keyword before each prefix.
+    /// Text with other comment signs, or with a keyword before each prefix.
     Lines(Lines),
     /// One JSON document.
     Json(Json),
@@ -20,117 +20,119 @@ pub enum Format {
     Csv(Csv),
     /// One XML document.
     Xml(Xml),
-    /// A web page.
+    /// A web page in HTML, with the list in its tables, lists, paragraphs or code blocks.
     Html(Page),
-    /// A page in Markdown.
+    /// A page in Markdown, with the list in its tables, lists, paragraphs or code blocks.
     Markdown(Page),
 }
 
 /// The options of [`Format::Lines`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lines {
-    /// The strings that start a comment.
+    /// The strings that start a comment in a line.
     pub comments: Vec<String>,
-    /// The first words of the lines to read; the prefix is the second word. Empty to read all lines.
+    /// The first words of the lines to read, in which the prefix is the second word; empty to read all lines.
     pub keywords: Vec<String>,
 }
 
-/// The options of JSON formats.
+/// The options of [`Format::Json`] and [`Format::JsonLines`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Json {
-    /// The paths of the nodes to read; each must match.
+    /// The JSONPaths of the nodes to read; each must match a node.
     pub selects: Vec<Select>,
-    /// The conversion of a selected node to prefixes.
+    /// How a selected JSON node is converted to prefixes.
     pub item: Item,
-    /// The conditions on members of the lines to read, for JSON lines.
+    /// The conditions on members of a JSON document; in JSON lines, only lines that meet all of them are read.
     pub filter: Vec<Condition>,
 }
 
-/// The options of CSV.
+/// The options of [`Format::Csv`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Csv {
-    /// The columns of tokens; empty if an item has two fields.
+    /// The pattern of the header of the table column to read.
     pub columns: Vec<Column>,
-    /// The conversion of a row to prefixes.
+    /// How a row is converted to prefixes.
     pub item: Item,
-    /// The field delimiter.
+    /// The byte that separates the fields of a row.
     pub delimiter: u8,
-    /// The number of lines before the header line or the first row.
+    /// The number of lines to skip before the header line or the first row.
     pub skip: usize,
-    /// The conditions on the rows to read.
+    /// The conditions that a row must meet to be read.
     pub filter: Vec<Condition>,
 }
 
-/// The options of XML.
+/// The options of [`Format::Xml`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Xml {
-    /// The names of the elements to read; each must occur.
+    /// The names of the XML elements to read; each must occur.
     pub elements: Vec<String>,
-    /// The attribute or child element with the token; `None` for the text of the element.
+    /// The attribute or child element that holds the token; `None` if the token is the text of the element.
     pub attribute: Option<Column>,
-    /// The conversion of an element to prefixes.
+    /// How an XML element is converted to prefixes.
     pub item: Item,
-    /// The conditions on attributes and child elements of the elements to read.
+    /// The conditions that an element's attributes and child elements must meet for the element to be read.
     pub filter: Vec<Condition>,
 }
 
-/// The conversion of an item of a list to prefixes.
+/// How an item of a list (a JSON node, a CSV row or an XML element) is converted to prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// The item is a token: an address, a prefix or a range. With a separator it is several tokens.
+    /// The item is a token, which is an address, a prefix or a range; with a separator it is several tokens.
     Token {
-        /// The separator of tokens; white space matches any white space.
+        /// The string between two tokens of an item; white space matches any white space. `None` if an item is one
+        /// token.
         separator: Option<String>,
     },
-    /// The first and the last address of a range, in two fields.
+    /// The item has the first and the last address of a range, in these two fields.
     Range([Column; 2]),
-    /// The address and the length of a prefix, in two fields.
+    /// The item has the address and the length of a prefix, in these two fields.
     Prefix([Column; 2]),
-    /// Each key of an object is a token, in JSON formats.
+    /// The item is a JSON object, and each of its keys is a token.
     Keys,
 }
 
-/// A condition on a field; items that do not meet it are skipped.
+/// A condition on one field of an item (a JSON line, a CSV row or an XML element); items that do not meet it are
+/// skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The column, member or attribute.
+    /// The column, JSON member or XML attribute whose value is compared.
     pub field: Column,
-    /// The accepted values; each must occur in the list.
+    /// The values that the field may have; each must occur in the list.
     pub values: Vec<String>,
 }
 
-/// A field of an item: a column (by number from 0, or by its name in the header line), a member of a JSON object, or
-/// an attribute of an XML element.
+/// A field of an item: a CSV column (by number from 0, or by its name in the header line), a JSON member or an XML
+/// attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Column {
-    /// The number of a column, for lists without a header line.
+    /// The number of a CSV column, from 0, for lists without a header line.
     Number(usize),
-    /// The name of the field.
+    /// The name of a CSV column, of a JSON member or of an XML attribute.
     Name(String),
 }
 
-/// The part of a page that contains the list. An absent field does not restrict it.
+/// The part of a web page or Markdown page that contains the list. An absent field does not restrict the part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// The pattern of the heading above.
+    /// The pattern of the heading above the list.
     pub section: Option<Pattern>,
-    /// The pattern of a row's first cell, of the label of a list item or paragraph, or of a column header.
+    /// The pattern of a table row's first cell, of the label of a list item or paragraph, or of a column header.
     pub region: Option<Pattern>,
     /// The pattern of a column header.
     pub column: Option<Pattern>,
-    /// The pattern of rows, list items and paragraphs to skip.
+    /// The pattern of the table rows, list items and paragraphs to skip.
     pub exclude_row: Option<Pattern>,
-    /// Whether code blocks are skipped.
+    /// Whether code blocks of the page are skipped.
     pub exclude_code: bool,
-    /// The further parts of the page, each of which must exist, for lists of several regions.
+    /// Further parts of the page whose prefixes are added, for lists of several regions; each must exist.
     pub and: Vec<Page>,
 }
 
-/// A regular expression of the configuration.
+/// A compiled regular expression from the configuration.
 #[derive(Clone, Debug)]
 pub struct Pattern(Regex);
 
-/// A JSONPath (RFC 9535) of the configuration.
+/// A parsed JSONPath (RFC 9535) from the configuration.
 #[derive(Clone, Debug)]
 pub struct Select {
     text: String,
@@ -138,7 +140,7 @@ pub struct Select {
 }
 
 impl Format {
-    /// Returns the format of a bare JSON array of strings.
+    /// Returns the format of a JSON document that is an array of strings.
     pub fn json_array() -> Self {
         let select = Select::new("$[*]").expect("the text is a JSONPath");
         Self::Json(vec![select].into())
@@ -180,7 +182,7 @@ impl Csv {
     /// The default of `delimiter`.
     pub const DELIMITER: u8 = b',';
 
-    /// Returns all columns that are read.
+    /// Returns all columns that the options name: those of tokens, of ranges or prefixes, and of conditions.
     pub fn columns(&self) -> impl Iterator<Item = &Column> {
         let pair = match &self.item {
             Item::Range(pair) | Item::Prefix(pair) => &pair[..],
@@ -190,7 +192,7 @@ impl Csv {
         self.columns.iter().chain(pair).chain(filter)
     }
 
-    /// Returns whether the first row is a header line.
+    /// Returns whether the list has a header line: if any column is configured by its name.
     pub fn has_header(&self) -> bool {
         self.columns().any(|column| column.name().is_some())
     }
@@ -203,7 +205,7 @@ impl Default for Item {
 }
 
 impl Page {
-    /// Returns the pattern of a key: `section`, `region` or `column`.
+    /// Returns the pattern of the key `section`, `region` or `column`; any other key counts as `column`.
     pub fn pattern_mut(&mut self, key: &str) -> &mut Option<Pattern> {
         match key {
             "section" => &mut self.section,
@@ -214,7 +216,7 @@ impl Page {
 }
 
 impl Column {
-    /// Returns the name; `None` for a number.
+    /// Returns the configured name of the field, or `None` if it is a column number.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Number(_) => None,
@@ -232,7 +234,7 @@ impl fmt::Display for Column {
     }
 }
 
-/// Displays the format in one line, in the terms of the configuration. Equal formats have equal texts.
+/// Writes the format on one line, in the terms of the configuration. Equal formats have equal texts.
 impl fmt::Display for Format {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -331,10 +333,10 @@ impl fmt::Display for Page {
 }
 
 impl Pattern {
-    /// Compiles a pattern.
+    /// Compiles the regular expression `text`.
     ///
     /// # Errors
-    /// The text is not a regular expression; the message states the reason.
+    /// `text` is not a regular expression, or cannot be compiled; the message states the reason.
     pub fn new(text: &str) -> Result<Self, String> {
         match Regex::new(text) {
             Ok(regex) => Ok(Self(regex)),
@@ -352,7 +354,9 @@ impl Pattern {
         self.0.is_match(text)
     }
 
-    /// Returns the match of the first group, or the whole match if the pattern has no group.
+    /// Returns what the pattern's first group matches in `text`, or the whole match if the pattern has no group.
+    ///
+    /// `None` means that the pattern does not match.
     pub fn first_group<'t>(&self, text: &'t str) -> Option<&'t str> {
         let captures = self.0.captures(text)?;
         captures
@@ -361,7 +365,7 @@ impl Pattern {
             .map(|found| found.as_str())
     }
 
-    /// Returns the text of the pattern.
+    /// Returns the text of the regular expression.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -376,10 +380,10 @@ impl PartialEq for Pattern {
 impl Eq for Pattern {}
 
 impl Select {
-    /// Parses a path.
+    /// Parses the JSONPath `text`.
     ///
     /// # Errors
-    /// The text is not a JSONPath; the message states the place and the reason.
+    /// `text` is not a JSONPath; the message states the place and the reason.
     pub fn new(text: &str) -> Result<Self, String> {
         match JsonPath::parse(text) {
             Ok(path) => Ok(Self {
@@ -394,7 +398,7 @@ impl Select {
         }
     }
 
-    /// Returns the parsed path.
+    /// Returns the parsed JSONPath.
     pub fn path(&self) -> &JsonPath {
         &self.path
     }

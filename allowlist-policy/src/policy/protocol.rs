@@ -3,7 +3,8 @@
 //! The names are a table here rather than `/etc/protocols`, so that a configuration has the same meaning on all hosts.
 //! Names are case-insensitive.
 
-/// Names and numbers, sorted by number: the names of IANA in lower case, and those of `/etc/protocols` and other tools.
+/// The names and numbers of IP protocols, sorted by number: IANA's names in lower case, and those of `/etc/protocols`
+/// and other tools.
 const NAMES: [(&str, u8); 80] = [
     ("hopopt", 0),
     ("icmp", 1),
@@ -87,14 +88,14 @@ const NAMES: [(&str, u8); 80] = [
     ("ethernet", 143),
 ];
 
-/// Returns the number of the protocol with this name.
+/// Returns the number of the IP protocol named `name` (case-insensitive), or `None` for an unknown name.
 pub(super) fn named(name: &str) -> Option<u8> {
     let mut names = NAMES.iter();
     let found = names.find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map(|(_, number)| *number)
 }
 
-/// Parses the number or the name of a protocol. Errors contain the remedy.
+/// Parses the number or the name of an IP protocol. The error is a message that states the remedy.
 pub(super) fn parse(text: &str) -> Result<u8, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let known = if is_number {
@@ -112,9 +113,9 @@ pub(super) fn parse(text: &str) -> Result<u8, String> {
     })
 }
 
-/// Returns the most similar known name, if any is similar enough.
+/// Returns the known protocol name that is most similar to `name`, or `None` if none is similar enough to suggest it.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    /// The similarity from which a name is taken for a misspelling.
+    /// The Jaro-Winkler similarity (0 to 1) from which a name counts as a misspelling of a known one.
     const ALIKE: f64 = 0.8;
     let name = name.to_ascii_lowercase();
     let likeness = |known: &str| strsim::jaro_winkler(&name, known);

@@ -12,67 +12,67 @@ use url::{Host, Url};
 
 use super::format::{Format, Pattern};
 
-/// A named origin of prefixes.
+/// A source: a named list of prefixes, with its origin, the options of fetching it and the requirements of the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// The key under `[sources]`.
+    /// The name of the source: its key under `[sources]`.
     pub name: String,
     /// The origin of the prefixes.
     pub origin: Origin,
-    /// The provider of the catalogue that defines the source, if any.
+    /// The provider of the catalogue that defines the source; `None` if the configuration defines it.
     pub provider: Option<String>,
-    /// The codes of the configured regions of the provider; empty for the default regions.
+    /// The codes of the provider's regions that the configuration selects; empty for the default regions.
     pub regions: Vec<String>,
-    /// The direction of the connections that the list documents.
+    /// The direction of the connections that the vendor's list documents.
     pub direction: Direction,
-    /// The interval of fetching.
+    /// The interval at which the list is fetched.
     pub every: Duration,
-    /// The requirements for a list to be accepted.
+    /// The requirements that the gate checks before it accepts a list.
     pub gate: Gate,
-    /// The grace period of prefixes that leave the list.
+    /// The grace period: how long prefixes that leave the list stay active.
     pub grace: Duration,
-    /// The age at which a list is stale. A stale list stays active.
+    /// The time since the last successful fetch after which the list is stale. A stale list stays active.
     pub max_age: Duration,
-    /// A warning for the operator whenever the source is used.
+    /// A warning that the operator is shown whenever the source is used, if there is one.
     pub warning: Option<String>,
 }
 
-/// The direction of the connections that a list documents.
+/// The direction of the connections that a vendor's list documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// The addresses connect to this host.
+    /// The listed addresses connect to this host.
     #[default]
     Inbound,
-    /// This host connects to the addresses.
+    /// This host connects to the listed addresses.
     Outbound,
-    /// The list is for both directions, or the operator accepts either.
+    /// The list is for both directions, or the operator accepts either direction.
     Any,
 }
 
-/// The origin of a source's prefixes.
+/// Where the prefixes of a source come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The prefixes in the configuration: `prefixes = […]`.
+    /// Prefixes in the configuration itself: `prefixes = […]`.
     Prefixes(Vec<IpNet>),
-    /// A file: `file = "…"`.
+    /// A local file: `file = "…"`.
     File {
-        /// The path of the file.
+        /// The path of the list's file.
         path: PathBuf,
-        /// The format of the file.
+        /// The format of the list in the file.
         format: Format,
     },
-    /// One or several URLs: `url = "…"`.
+    /// Lists behind one or several URLs: `url = "…"`.
     Http(Http),
-    /// DNS names: `names = […]`.
+    /// The current addresses of DNS names: `names = […]`.
     Names(Lookup),
-    /// Prefixes added by command; see `additions`.
+    /// Prefixes that operators add by command; the daemon stores them.
     Added,
-    /// A built-in list, from the vendor's page of the day `checked`.
+    /// A list that is compiled into the program.
     BuiltIn {
-        /// The prefixes of the list.
+        /// The prefixes of the built-in list.
         prefixes: Vec<IpNet>,
-        /// The day on which the list was last compared with the vendor's page.
+        /// The day on which the built-in list was last compared with the vendor's page.
         checked: Date,
     },
 }
@@ -84,31 +84,34 @@ pub enum Origin {
     reason = "each is a key of the configuration"
 )]
 pub struct Http {
-    /// The URLs whose lists are merged; at least one. https, or http to loopback, unless `allow_plain_http`.
+    /// The URLs whose lists are merged; at least one. Each is https, or http to loopback, unless `allow_plain_http` is
+    /// set.
     pub urls: Vec<Url>,
-    /// The format of the bodies.
+    /// The format of the list in each response body.
     pub format: Format,
-    /// The pattern of the link to each list; `None` if the URLs are those of the lists and not of pages.
+    /// The pattern of the link to the list, if the URLs are those of pages that link to lists; `None` if they are those
+    /// of lists.
     pub discover: Option<Pattern>,
-    /// Whether to follow the link with the latest date if several links match.
+    /// Whether the link with the latest date is followed if `discover` matches several links.
     pub newest: bool,
-    /// Patterns that select files of a ZIP archive by name; each must select one. Empty if the list is no archive.
+    /// The patterns that select files of a ZIP archive by name; each must match a file. Empty if the response is no
+    /// archive.
     pub unzip: Vec<Pattern>,
-    /// The headers of each request. Values may be secret.
+    /// The names and values of the additional headers of each request. Values may be secret.
     pub headers: Vec<(String, Secret)>,
-    /// The file with the token for `Authorization: Bearer …`.
+    /// The path of the file with the token that is sent as `Authorization: Bearer …`; `None` to send no token.
     pub bearer_file: Option<PathBuf>,
-    /// Whether plain HTTP to other hosts is allowed.
+    /// Whether plain HTTP to hosts other than loopback is allowed.
     pub allow_plain_http: bool,
-    /// A file with PEM certificates to trust in addition to those of the system.
+    /// The path of a file with PEM certificates to trust, in addition to those of the system unless `ca_only` is set.
     pub ca_file: Option<PathBuf>,
-    /// Whether only the certificates of `ca_file` are trusted.
+    /// Whether only the certificates of `ca_file` are trusted, and not those of the system.
     pub ca_only: bool,
-    /// Whether a public URL may redirect or resolve to a private address.
+    /// Whether redirects and links of a public server may lead to a private address.
     pub allow_private: bool,
-    /// The timeout of a request, from connect to the last byte.
+    /// The timeout of one request, from connecting to the last byte of the body.
     pub timeout: Duration,
-    /// The maximum size of a body after decompression.
+    /// The maximum size of a response body in bytes, before and after decompression.
     pub max_bytes: u64,
 }
 
@@ -121,16 +124,16 @@ pub enum Family {
     V6,
 }
 
-/// The options of resolving names.
+/// The options of a source that resolves DNS names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
-    /// The fully qualified names; at least one.
+    /// The DNS names to resolve, fully qualified; at least one.
     pub names: Vec<String>,
-    /// The families to resolve; at least one, in the order IPv4, IPv6.
+    /// The address families to resolve; at least one, in the order IPv4, IPv6.
     pub families: Vec<Family>,
-    /// The name servers to query; empty for those of this host.
+    /// The name servers to query; empty to use those of this host.
     pub resolvers: Vec<SocketAddr>,
-    /// The minimum interval of queries, for records with a shorter time to live.
+    /// The minimum time between two resolutions, for records with a shorter time to live.
     pub ttl_floor: Duration,
     /// The timeout of all queries together.
     pub timeout: Duration,
@@ -140,51 +143,52 @@ pub struct Lookup {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
-/// The requirements for a list to be accepted.
+/// The requirements that the gate checks before it accepts a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// The minimum number of prefixes.
+    /// The minimum number of prefixes in the list.
     pub min: usize,
-    /// The maximum number of prefixes.
+    /// The maximum number of prefixes in the list; `None` for no maximum.
     pub max: Option<usize>,
     /// The prefixes that the list must cover.
     pub must_cover: Vec<IpNet>,
-    /// The minimum length of IPv4 prefixes.
+    /// The minimum length of an IPv4 prefix; a shorter one covers more addresses and is rejected.
     pub min_prefix_len_v4: u8,
-    /// The minimum length of IPv6 prefixes.
+    /// The minimum length of an IPv6 prefix; a shorter one covers more addresses and is rejected.
     pub min_prefix_len_v6: u8,
-    /// Whether private, documentation and other special-use addresses are allowed.
+    /// Whether the list may have private, documentation and other special-use addresses.
     pub allow_special_use: bool,
-    /// The maximum loss of covered addresses, in thousandths.
+    /// The maximum part of the covered addresses that the list may lose, in thousandths.
     pub max_shrink: u16,
-    /// The maximum gain of covered addresses, in thousandths: 1000 doubles a list.
+    /// The maximum gain of covered addresses, in thousandths of the earlier number: 1000 allows a list to double.
     pub max_growth: u32,
-    /// The age of the older list that `max_shrink` and `max_growth` compare with, besides the last list. `max_growth`
-    /// also compares with the smallest number of addresses that were active in this time.
+    /// The time over which `max_shrink` and `max_growth` limit all changes together: a new list is compared with the
+    /// list that was active this long ago, besides the last list. `max_growth` also compares with the smallest number
+    /// of addresses that were active in this time.
     pub growth_window: Duration,
     /// The maximum number of addresses that the list may cover.
     pub max_addresses: PerFamily,
-    /// A list that covers at least this many addresses gets a note.
+    /// The number of covered addresses from which the list gets a note for the operator.
     pub notable_addresses: PerFamily,
 }
 
-/// A number of addresses for each family.
+/// Two numbers of addresses, one for each address family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerFamily {
-    /// The number for IPv4.
+    /// The number of IPv4 addresses.
     pub v4: u128,
-    /// The number for IPv6.
+    /// The number of IPv6 addresses.
     pub v6: u128,
 }
 
 impl PerFamily {
-    /// The size of each family: all of IPv4, and the part of IPv6 that is assigned for global unicast, `2000::/3`.
+    /// The number of addresses in use: all of IPv4, and the IPv6 block for global unicast, `2000::/3`.
     pub const ALL: Self = Self {
         v4: 1 << 32,
         v6: 1 << 125,
     };
 
-    /// Returns the smaller number of each family.
+    /// Returns, for each family, the smaller number of `self` and `other`.
     #[must_use]
     pub fn least(self, other: Self) -> Self {
         Self {
@@ -195,18 +199,18 @@ impl PerFamily {
 }
 
 impl Source {
-    /// The default of `every`.
+    /// The default of `every`, the interval of fetching.
     pub const EVERY: Duration = Duration::from_hours(1);
-    /// The default of `grace`.
+    /// The default of `grace`, the grace period of removed prefixes.
     pub const GRACE: Duration = Duration::from_hours(24);
-    /// The maximum of `grace`.
+    /// The maximum of `grace` that the configuration may set.
     pub const LONGEST_GRACE: Duration = Duration::from_hours(24 * 365);
-    /// The default of `max_age`.
+    /// The default of `max_age`, the age at which a list is stale.
     pub const MAX_AGE: Duration = Duration::from_hours(24 * 14);
-    /// The default of `max_age` for built-in lists, which age with the program.
+    /// The default of `max_age` for built-in lists, which age until the program is upgraded.
     pub const MAX_AGE_BUILT_IN: Duration = Duration::from_hours(24 * 180);
 
-    /// Returns a source with this name and origin, and defaults for all other fields.
+    /// Returns a source with this name and origin, and the defaults for all other fields.
     pub fn new(name: &str, origin: Origin) -> Self {
         // Local lists are the operator's own, and often contain private networks.
         let is_own = matches!(
@@ -240,12 +244,12 @@ impl Source {
         }
     }
 
-    /// Returns whether the list can become stale.
+    /// Returns whether the source's list can become stale.
     pub fn can_age(&self) -> bool {
         !matches!(self.origin, Origin::Prefixes(_) | Origin::Added)
     }
 
-    /// Returns whether the list can change without a change of the configuration or of the program.
+    /// Returns whether the source's list can change without a change of the configuration or of the program.
     pub fn can_change(&self) -> bool {
         !matches!(
             self.origin,
@@ -287,7 +291,7 @@ impl Gate {
     pub const GROWTH_WINDOW: Duration = Duration::from_hours(24 * 7);
 }
 
-/// Describes the origin, without credentials.
+/// Describes the origin for display, without credentials: a path, URLs, names, or where the list is stored.
 impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -307,9 +311,9 @@ impl fmt::Display for Origin {
 }
 
 impl Http {
-    /// The default of `timeout`.
+    /// The default of `timeout` of a request.
     pub const TIMEOUT: Duration = Duration::from_secs(30);
-    /// The default of `max_size`.
+    /// The default of `max_size`, in bytes.
     pub const MAX_BYTES: u64 = 4 << 20;
 
     /// Returns the options with these URLs and this format, and defaults for all other fields.
@@ -331,19 +335,19 @@ impl Http {
         }
     }
 
-    /// Returns whether the format marks its end (JSON, XML, ZIP), so that a truncated body never parses.
+    /// Returns whether the list's format (JSON, XML, ZIP) marks its own end, so that a truncated body never parses.
     pub fn has_own_end(&self) -> bool {
         !self.unzip.is_empty() || matches!(self.format, Format::Json(_) | Format::Xml(_))
     }
 }
 
 impl Lookup {
-    /// The default of `ttl_floor`.
+    /// The default of `ttl_floor`, the minimum time between two resolutions.
     pub const TTL_FLOOR: Duration = Duration::from_secs(30);
-    /// The default of `timeout`.
+    /// The default of `timeout` for all queries of one fetch.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Returns the options with these names, and defaults for all other fields.
+    /// Returns the options to resolve `names`, with the defaults for all other fields.
     pub fn new(names: Vec<String>) -> Self {
         Self {
             names,
@@ -356,10 +360,10 @@ impl Lookup {
 }
 
 impl Family {
-    /// Both families, in order.
+    /// Both address families, IPv4 first.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Returns the family of a prefix.
+    /// Returns the address family of `prefix`.
     pub fn of(prefix: &IpNet) -> Self {
         match prefix {
             IpNet::V4(_) => Self::V4,
@@ -367,7 +371,7 @@ impl Family {
         }
     }
 
-    /// Returns the name for display.
+    /// Returns the family's name for display: `IPv4` or `IPv6`.
     pub fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -375,7 +379,7 @@ impl Family {
         }
     }
 
-    /// Returns the name in the configuration.
+    /// Returns the family's name in the configuration: `ipv4` or `ipv6`.
     pub fn key(self) -> &'static str {
         match self {
             Self::V4 => "ipv4",
@@ -383,7 +387,7 @@ impl Family {
         }
     }
 
-    /// Returns the other family.
+    /// Returns the other address family: IPv6 for IPv4, and IPv4 for IPv6.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -399,7 +403,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Returns the URL without its parts that may be secret (credentials, query, fragment), for display.
+/// Returns `url` for display, without the parts that may be secret: credentials, query and fragment.
 pub fn public_url(url: &Url) -> String {
     let mut url = url.clone();
     // These fail for URLs that cannot have credentials.
@@ -410,7 +414,7 @@ pub fn public_url(url: &Url) -> String {
     url.into()
 }
 
-/// Returns whether the host of a URL is loopback.
+/// Returns whether the host of `url` is a loopback address or `localhost`.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),

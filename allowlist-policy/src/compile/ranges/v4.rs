@@ -9,23 +9,23 @@ use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
 use super::Chunks;
 
-/// The size of a small chunk in halves.
+/// The size of a small chunk, in 32-bit halves of a word.
 const SMALL_CHUNK_U32S: usize = size_of::<SmallChunk>() / size_of::<u32>();
 
-/// The current chunk, and the pool of finished chunks.
+/// Builds the IPv4 chunks: the current chunk, and the pool of finished chunks.
 #[derive(Default)]
 pub(super) struct ChunksV4 {
-    /// The index of the first half in the whole pool.
+    /// The index in the whole pool of the first element of `halves`.
     base: u32,
     halves: Vec<u32>,
-    /// The numbers of the current chunk.
+    /// The numbers of the current chunk: the start and the id of each range.
     numbers: Vec<u32>,
-    /// The indexes of the chunks with a single id, by id.
+    /// The indexes of the chunks whose addresses all have one match id, by this id.
     uniform: HashMap<MatchId, u32>,
 }
 
 impl ChunksV4 {
-    /// Returns a builder whose chunks are appended to a pool of `words` words.
+    /// Returns a builder of chunks that the caller appends to a pool of `words` words.
     pub(super) fn appended_to(words: usize) -> Self {
         Self {
             base: u32::try_from(words * 2).expect("indexes have 32 bits"),
@@ -33,7 +33,7 @@ impl ChunksV4 {
         }
     }
 
-    /// Returns the finished chunks, two halves per word.
+    /// Returns the finished chunks as words of two 32-bit halves.
     pub(super) fn words(&self) -> Vec<u64> {
         let pairs = self.halves.chunks(2);
         pairs
@@ -41,12 +41,12 @@ impl ChunksV4 {
             .collect()
     }
 
-    /// Returns the index of the next half.
+    /// Returns the index in the whole pool of the next 32-bit half.
     fn here(&self) -> u32 {
         self.base + u32::try_from(self.halves.len()).expect("indexes have 32 bits")
     }
 
-    /// Returns the chunk whose addresses all have this id. There is one for each id.
+    /// Returns the index of the chunk whose addresses all have the match id `id`; each id has one such chunk.
     fn uniform(&mut self, id: MatchId) -> u32 {
         if let Some(place) = self.uniform.get(&id) {
             return *place;
@@ -56,7 +56,8 @@ impl ChunksV4 {
         place
     }
 
-    /// Adds a small chunk to the pool.
+    /// Adds a small chunk with the ranges `numbers` to the pool, and returns its index. `first` is the id of its first
+    /// address.
     fn small_chunk(&mut self, first: MatchId, numbers: &[u32]) -> u32 {
         while !self.here().is_multiple_of(SMALL_CHUNK_U32S as u32) {
             self.halves.push(0);

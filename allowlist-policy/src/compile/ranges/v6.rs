@@ -10,7 +10,7 @@ use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
 use super::Chunks;
 
-/// The words of a quad, the alignment of host chunks.
+/// The alignment of host chunks, in words.
 const QUAD: usize = 4;
 
 const _: () = assert!(
@@ -18,26 +18,26 @@ const _: () = assert!(
     "ids fit below the host level flag"
 );
 
-/// The current chunk, and the pool of finished chunks.
+/// Builds the IPv6 chunks: the current chunk, and the pool of finished chunks.
 #[derive(Default)]
 pub(super) struct ChunksV6 {
-    /// The index of the first word in the whole pool.
+    /// The index in the whole pool of the first word of `pool`.
     base: u32,
     pool: Vec<u64>,
-    /// The number of words at the start of `pool` that exist already.
+    /// The number of words at the start of `pool` that only stand for words which the caller's pool has already.
     existing: usize,
-    /// The numbers of the current chunk.
+    /// The numbers of the current chunk: the start and the id of each range.
     numbers: Vec<u64>,
-    /// The network in which the last range begins, if it begins behind the first host.
+    /// The /64 network in which the last range begins, if that range begins behind the network's first host.
     host_level: Option<HostLevel>,
 }
 
-/// A /64 network whose hosts have different ids.
+/// A /64 network whose hosts have different match ids.
 struct HostLevel {
     network: u64,
-    /// The id of the first host.
+    /// The match id of the network's first host.
     first: MatchId,
-    /// The hosts at which ranges begin.
+    /// The hosts at which ranges begin, as the lower 64 bits of their addresses.
     hosts: Vec<u64>,
     ids: Vec<MatchId>,
 }
@@ -88,12 +88,12 @@ impl Chunks<u128> for ChunksV6 {
     }
 }
 
-/// Returns the start of a number's range.
+/// Returns the start of the range that `number` encodes.
 const fn start(number: u64) -> u64 {
     number >> ID_BITS
 }
 
-/// A number with the length of its range.
+/// The number of a range, with the length of the range.
 #[derive(Clone, Copy)]
 struct Begin {
     number: u64,
@@ -106,8 +106,10 @@ impl Begin {
     }
 }
 
-/// Removes each number that only marks the end of the range before it (id 0 follows), and stores the length of that range
-/// instead, if the length is a power of two, as that of a prefix is.
+/// Returns `numbers` with the lengths of their ranges.
+///
+/// A number that only marks the end of the range before it (its id is 0) is removed if the length of that range is a
+/// power of two, as that of a prefix is; the length is stored instead.
 fn with_reach(numbers: &[u64]) -> Vec<Begin> {
     let is_unmatched = |number: u64| number & ((1 << ID_BITS) - 1) == 0;
     let mut begins = Vec::with_capacity(numbers.len());
@@ -124,7 +126,7 @@ fn with_reach(numbers: &[u64]) -> Vec<Begin> {
 }
 
 impl ChunksV6 {
-    /// Returns a builder that appends to this pool.
+    /// Returns a builder that appends chunks to `pool`.
     pub(super) fn with_pool(pool: Vec<u64>) -> Self {
         Self {
             pool,
@@ -132,7 +134,7 @@ impl ChunksV6 {
         }
     }
 
-    /// Returns a builder whose chunks are appended to a pool of `words` words.
+    /// Returns a builder of chunks that the caller appends to a pool of `words` words.
     pub(super) fn appended_to(words: usize) -> Self {
         let existing = words % BLOCK_WORDS; // blocks are aligned to cache lines
         Self {
@@ -143,17 +145,17 @@ impl ChunksV6 {
         }
     }
 
-    /// Returns the finished chunks.
+    /// Returns the finished chunks: the whole pool, or after [`Self::appended_to`] only the words to append.
     pub(super) fn words(mut self) -> Vec<u64> {
         self.pool.split_off(self.existing)
     }
 
-    /// Returns the index of the next word.
+    /// Returns the index in the whole pool of the next word.
     fn here(&self) -> u32 {
         self.base + u32::try_from(self.pool.len()).expect("indexes have 32 bits")
     }
 
-    /// Pads the pool to a multiple of `words`, and returns the next index in this unit.
+    /// Pads the pool to a multiple of `words` words, and returns the next index in units of `words` words.
     fn align_to(&mut self, words: usize) -> u32 {
         while !self.here().is_multiple_of(words as u32) {
             self.pool.push(0);
@@ -161,8 +163,10 @@ impl ChunksV6 {
         self.here() / words as u32
     }
 
-    /// Ends the host level, if there is one. The id behind its network is `after`, unless a range begins there, in the
-    /// network `next`.
+    /// Ends the host level, if there is one, and adds its chunk to the pool.
+    ///
+    /// `after` is the match id behind its network, unless `next`, the network where the next range begins, follows
+    /// directly.
     fn end_host_level(&mut self, next: Option<u64>, after: MatchId) {
         let Some(level) = self.host_level.take() else {
             return;
@@ -180,7 +184,7 @@ impl ChunksV6 {
         }
     }
 
-    /// Adds a host chunk to the pool.
+    /// Adds the chunk of the hosts of `level` to the pool.
     fn hosts(&mut self, level: &HostLevel) {
         let packed = |ids: &[MatchId]| {
             let placed = ids.iter().zip(0..);
@@ -205,7 +209,8 @@ impl ChunksV6 {
         self.pool.extend(level.ids.chunks(4).map(packed));
     }
 
-    /// Adds numbers of a chunk, or a part of them with the number before it, and returns the reference to them.
+    /// Adds `numbers` to the pool, as a block or as a node with blocks below it, and returns the reference to them.
+    /// `numbers` are those of a chunk, or a part of them with the number before the part.
     fn chunk(&mut self, numbers: &[Begin]) -> u32 {
         if numbers.len() <= BLOCK_ENTRIES {
             return self.block(numbers);
@@ -244,7 +249,9 @@ impl ChunksV6 {
         self.node(&scale, &index)
     }
 
-    /// Adds the numbers of a block to the pool, and points the slots of the index up to `end` that have no block to it.
+    /// Adds the numbers in `block` to the pool as a block.
+    ///
+    /// The slots of `index` before `end` that have no block yet then refer to this block.
     fn flush_block(&mut self, index: &mut Vec<u32>, block: &mut Vec<Begin>, end: u64) {
         let end = end as usize;
         if index.len() < end {
@@ -271,7 +278,8 @@ impl ChunksV6 {
         place << PLACE_SHIFT | NODE
     }
 
-    /// Adds a block to the pool. Unused entries repeat the first number: of equal starts the lookup finds the last.
+    /// Adds a block with `numbers` to the pool, and returns the reference to it. Unused entries repeat the first
+    /// number: of equal starts the lookup finds the last.
     fn block(&mut self, numbers: &[Begin]) -> u32 {
         let place = self.align_to(BLOCK_WORDS);
         let filled = std::iter::repeat_n(numbers[0], BLOCK_ENTRIES - numbers.len());
@@ -285,17 +293,19 @@ impl ChunksV6 {
     }
 }
 
-/// The mapping of starts to slots of an index.
+/// The mapping from the start of a range to a slot of a node's index.
 struct Scale {
-    /// The right shift of starts.
+    /// The number of bits by which starts are shifted right.
     shift: u32,
-    /// The shifted start of the first number.
+    /// The shifted start of the first number in the node.
     first: u64,
 }
 
 impl Scale {
-    /// Returns a scale with 2 to 4 numbers per slot on average. With fewer, less of the index fits into caches; with more,
-    /// more slots overflow a block. Measured with 100,000 prefixes.
+    /// Returns a scale for `numbers`, with 2 to 4 numbers per slot on average.
+    ///
+    /// With fewer, less of the index fits into caches; with more, more slots overflow a block. Measured with 100,000
+    /// prefixes.
     fn of(numbers: &[Begin]) -> Self {
         let (first, last) = (numbers[0].start(), numbers[numbers.len() - 1].start());
         let most = (numbers.len() as u64 / 2)
