@@ -29,7 +29,7 @@ use crate::feed::List;
 pub use allowlist_policy::{Answer, Fetched};
 use error::Failure;
 
-/// Fetches the prefixes of a source. With the validators of an earlier answer, the answer may be "unchanged".
+/// Fetches the list of `source`. With `known`, the validators of an earlier answer, the answer may be "unchanged".
 pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, FetchError> {
     let now = Timestamp::now();
     let today = now.to_zoned(TimeZone::UTC).date();
@@ -60,8 +60,10 @@ pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, Fetch
     })
 }
 
-/// Runs long work on a thread for blocking work. On a small host the runtime has one thread, and parsing a page there
-/// would delay every other fetch, signal and timer.
+/// Runs `work`, which takes long, on a thread for blocking work, and returns its result.
+///
+/// On a small host the runtime has one thread, and parsing a page there would delay every other fetch, signal and
+/// timer.
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
@@ -72,15 +74,17 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-/// The memory in MiB for lists that are parsed at the same time. A list may take many times the memory of its text.
+/// The memory, in MiB, that all lists which are parsed at the same time may reserve. A parsed list may take many times
+/// the memory of its text.
 static ROOM: Semaphore = Semaphore::const_new(ROOM_MIB);
 const ROOM_MIB: usize = 128;
-/// The most MiB that one list reserves: at most two large lists are parsed at a time, with small ones beside them.
+/// The most memory that one list reserves, in MiB: at most two large lists are parsed at a time, and small ones beside
+/// them.
 const MOST_MIB: usize = ROOM_MIB / 2;
-/// The bytes of memory to reserve for each byte of text.
+/// The bytes of memory that a list reserves for each byte of its text.
 const MEMORY_OF_TEXT: usize = 32;
 
-/// Parses a list of `length` bytes on a thread for blocking work, once its memory can be reserved.
+/// Runs `parse` for a list of `length` bytes on a thread for blocking work, as soon as its memory can be reserved.
 async fn parse_blocking<T: Send + 'static>(
     length: usize,
     parse: impl FnOnce() -> T + Send + 'static,
@@ -96,7 +100,7 @@ async fn parse_blocking<T: Send + 'static>(
     .await
 }
 
-/// Returns the union of several lists.
+/// Returns the union of `lists` with the fetch time `fetched`; equal notes are merged.
 fn union(lists: impl IntoIterator<Item = List>, fetched: Timestamp) -> Fetched {
     let mut union = Fetched::new(Vec::new(), fetched);
     for list in lists {

@@ -12,14 +12,14 @@ use zip::result::ZipError;
 
 use crate::feed::{FeedError, shown, some_of};
 
-/// The most files that an archive may have.
+/// The most files that a ZIP archive may have.
 const MAX_FILES: usize = 1000;
-/// The most file names that an error shows.
+/// The most file names that an error message shows.
 const SHOWN_NAMES: usize = 8;
-/// The bytes of a text from which an error shows the start.
+/// The number of bytes at the start of invalid data from which an error message quotes.
 const SHOWN_BYTES: usize = 300;
 
-/// The reason why an archive yields no list.
+/// The reason why no list could be read from a ZIP archive.
 #[derive(Debug, Error)]
 pub enum ArchiveError {
     /// The data is not a valid ZIP archive.
@@ -27,50 +27,51 @@ pub enum ArchiveError {
         "is not a valid ZIP archive: {problem}; it starts with {start:?}: check the URL, or remove `unzip`"
     )]
     NotAnArchive {
-        /// The reason.
+        /// The reason why the archive cannot be read.
         problem: String,
         /// The first characters of the data.
         start: String,
     },
-    /// The archive has two files of one name, or too many files.
+    /// The archive has two files with the same name, or too many files; the text says which.
     #[error("is a ZIP archive with {0}; it was discarded: contact the vendor")]
     Suspicious(String),
-    /// No file name matches.
+    /// No file name in the archive matches a pattern of `unzip`.
     #[error("is a ZIP archive without a file that `unzip` ({pattern:?}) matches; it has {files}")]
     NoMatch {
-        /// The pattern of `unzip`.
+        /// The pattern of `unzip` that matches no file.
         pattern: String,
-        /// The names of the archive's files.
+        /// The names of the files in the archive, for display.
         files: String,
     },
-    /// The file is encrypted, damaged, or has an unsupported compression.
+    /// A file in the archive is encrypted, damaged, or has an unsupported compression.
     #[error(
         "{file:?} in the ZIP archive cannot be unpacked: {problem}; try again, or contact the vendor"
     )]
     Damaged {
-        /// The file's name.
+        /// The name of the file in the archive.
         file: String,
-        /// The reason.
+        /// The reason why the file cannot be unpacked.
         problem: String,
     },
     /// The unpacked files are larger than `max_size`.
     #[error("unpacks to more than {limit} bytes; raise `max_size` if that is right")]
     TooLarge {
-        /// The limit.
+        /// The configured `max_size`, in bytes.
         limit: u64,
     },
     /// A file in the archive is not a valid list.
     #[error("{file:?} in the ZIP archive: {error}")]
     Feed {
-        /// The file's name.
+        /// The name of the file in the archive.
         file: String,
-        /// The reason.
+        /// The reason why the file is not a valid list.
         error: FeedError,
     },
 }
 
-/// Returns the files that a pattern matches, with their names; at least one for each pattern, at most `limit` bytes in
-/// all.
+/// Returns the names and contents of the files in the ZIP archive `bytes` whose names match one of `patterns`.
+///
+/// Each pattern must match a file, and the unpacked files must have at most `limit` bytes in all.
 pub(super) fn unzip(
     bytes: &[u8],
     patterns: &[Pattern],
@@ -141,7 +142,7 @@ pub(super) fn unzip(
     Ok(files)
 }
 
-/// Returns whether the file is metadata of a desktop system, which is not a list.
+/// Returns whether the file `name` in an archive is metadata of a desktop system, which is not a list.
 fn is_hidden(name: &str) -> bool {
     name.split('/')
         .any(|part| part == "__MACOSX" || part.starts_with('.'))

@@ -19,30 +19,30 @@ use super::http::{AddressError, MAX_REDIRECTS};
 use super::names::NameError;
 use crate::feed::FeedError;
 
-/// The error of a fetch: its source, its origin and its cause.
+/// The error of a fetch, with the source, the origin and the cause.
 #[derive(Debug, Error)]
 #[error("source {name}: {origin}: {cause}")]
 pub struct FetchError {
-    /// The source.
+    /// The name of the source.
     pub name: String,
     /// The origin that was fetched: a URL without secrets, a path, or names.
     pub origin: String,
     /// The cause, boxed because it is larger than a successful result of `fetch`.
     pub cause: Box<FetchErrorCause>,
-    /// The time after which the server permits the next request, if it states one.
+    /// The time until the server permits the next request, if it states one.
     pub retry_after: Option<Duration>,
 }
 
-/// The cause of a failed fetch, with the remedy. The answer is discarded as a whole.
+/// The cause of a failed fetch; its text states the remedy. No part of the answer is used.
 #[derive(Debug, Error)]
 pub enum FetchErrorCause {
     /// The file does not exist or cannot be read.
     #[error("cannot be read: {0}; check the path and its permissions")]
     File(io::Error),
-    /// The path leads to a folder, a pipe or a device.
+    /// The configured path leads to a folder, a pipe or a device.
     #[error("cannot be read as a file: {0}; configure the path of a regular file")]
     NotAFile(String),
-    /// Reading timed out: the disk or the file system's server does not respond.
+    /// Reading the file timed out: the disk or the file server does not respond.
     #[error(
         "reading timed out after {}; check the file system",
         humantime::format_duration(*.0)
@@ -51,7 +51,8 @@ pub enum FetchErrorCause {
     /// The file changed while it was read.
     #[error("changed while it was read; write to a new file in the same folder, and rename it")]
     Unsteady,
-    /// The list in a file that not every user may read is invalid. The details stay secret, because they quote it.
+    /// The list in a file that not every user may read is invalid. Only the line number is given, if known, because the
+    /// details quote the file.
     #[error(
         "is not a valid list{}; the details are hidden, since not every user may read the file: run `allowlist fetch` with a world-readable copy to see them",
         .0.map_or_else(String::new, |line| format!(" at line {line}"))
@@ -60,25 +61,25 @@ pub enum FetchErrorCause {
     /// `ca_file` does not exist or contains no certificates.
     #[error("ca_file {} cannot be used: {problem}; it must contain PEM certificates", file.display())]
     CaFile {
-        /// The configured path.
+        /// The configured path of `ca_file`.
         file: PathBuf,
-        /// The reason.
+        /// The reason why the file cannot be used.
         problem: String,
     },
     /// `bearer_file` does not exist or contains no token.
     #[error("bearer_file {} cannot be used: {problem}; it must contain the token on one line", file.display())]
     BearerFile {
-        /// The configured path.
+        /// The configured path of `bearer_file`.
         file: PathBuf,
-        /// The reason.
+        /// The reason why the file cannot be used.
         problem: String,
     },
     /// A configured header has an invalid name or value.
     #[error("the header {name:?} cannot be sent: {problem}; correct it under `headers`")]
     Header {
-        /// The header's name.
+        /// The name of the configured header.
         name: String,
-        /// The reason, without the value.
+        /// The reason why the header cannot be sent, without its value.
         problem: &'static str,
     },
     /// The system has no certificate authorities, and `ca_file` is not set.
@@ -89,116 +90,116 @@ pub enum FetchErrorCause {
     /// The HTTP client cannot be created.
     #[error("the HTTP client cannot be set up: {0}; check the proxy variables of the environment")]
     Client(String),
-    /// The URL is neither https nor loopback.
+    /// The URL is neither https nor to loopback, and `allow_plain_http` is not set.
     #[error("would be fetched without TLS; use https, or set `allow_plain_http = true`")]
     Unprotected,
-    /// The request timed out.
+    /// The request, with its redirects, took longer than `timeout`.
     #[error("no complete answer within {}; check that the host is reachable, or raise `timeout`", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// The connection timed out.
+    /// The connection to the server was not made in time.
     #[error("no connection within {}; check that the host is reachable, and this host's route and proxy", humantime::format_duration(*.0))]
     NoConnection(Duration),
-    /// The connection failed: name resolution, route, refused or TLS.
+    /// The connection to the server failed: name resolution, route, refused or TLS.
     #[error(
         "cannot be reached: {0}; check the URL, this host's name resolution, its route and its proxy"
     )]
     Unreachable(String),
-    /// The server's certificate is not trusted.
+    /// The certificate of the server is not trusted.
     #[error("the server's certificate is not trusted: {problem}; {remedy}")]
     Certificate {
-        /// The TLS library's reason.
+        /// The reason that the TLS library states.
         problem: String,
         /// The advice for the operator.
         remedy: Remedy,
     },
-    /// The server's address is one that no request may go to.
+    /// The server has an address that no request may go to.
     #[error("{0}")]
     Address(#[from] AddressError),
-    /// The environment names an unusable proxy.
+    /// An environment variable names a proxy that cannot be used.
     #[error(
         "the environment variable {variable} names no usable proxy: {problem}; set it to a URL such as \
          http://proxy.example.com:3128, or unset it"
     )]
     Proxy {
-        /// The variable's name. Its value may hold a password.
+        /// The name of the variable, without its value, which may hold a password.
         variable: &'static str,
-        /// The reason why its value is unusable.
+        /// The reason why the variable's value is unusable.
         problem: &'static str,
     },
-    /// A redirect that is not followed.
+    /// The server answered with a redirect that is not followed.
     #[error("{0}")]
     Redirect(RedirectError),
-    /// The page links to an address that may not be fetched.
+    /// The page of `discover` links to this address, which must not be fetched.
     #[error(
         "links to {0}, which cannot be fetched; check `discover`, or configure the https URL of the list"
     )]
     Link(String),
-    /// The status of the answer is not 200.
+    /// The server answered with a status other than 200.
     #[error("the server answered {status}; {}", remedy(*status, *obstacle))]
     Status {
-        /// The status.
+        /// The HTTP status of the response.
         status: StatusCode,
-        /// The reason, if the headers state one.
+        /// The reason for the status, if the response headers state one.
         obstacle: Option<Obstacle>,
     },
-    /// The answer has a Content-Encoding that was not requested.
+    /// The response has a Content-Encoding that was not requested.
     #[error(
         "has Content-Encoding {0:?}, which was not requested; remove Accept-Encoding from `headers`, or contact the vendor"
     )]
     Encoding(String),
-    /// The compressed data is damaged, or other bytes follow it.
+    /// The compressed response is damaged, or other bytes follow its data; the text says which.
     #[error("cannot be decompressed: {0}; it was discarded: try again, or report it to the vendor")]
     Compressed(String),
-    /// Only the end of the connection ends the answer, so truncation cannot be detected.
+    /// The response ends only with its connection, so truncation cannot be detected.
     #[error(
         "the answer has neither Content-Length nor chunks, so it may be truncated and was discarded: the server has to \
          send one of them"
     )]
     NoLength,
-    /// The answer is not a list, and its content must not be shown.
+    /// The response is not a list, and its content must not be shown.
     #[error(
         "is not a valid list; its content is hidden, since a redirect or a link leads to a private address: open it on \
          this host, or configure the URL of the list"
     )]
     Withheld,
-    /// The connection ended within the answer.
+    /// The connection ended before the response was complete.
     #[error(
         "the answer was cut off after {received} bytes: {problem}; it was discarded: try again"
     )]
     Broken {
-        /// The bytes received, before decompression.
+        /// The number of bytes received, before decompression.
         received: u64,
-        /// The HTTP client's reason.
+        /// The reason that the HTTP client states.
         problem: String,
     },
-    /// The list is larger than `max_size`.
+    /// The list is larger than `max_size`, before or after decompression.
     #[error("is larger than {limit} bytes; raise `max_size` if that is right")]
     TooLarge {
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The file is larger than the limit for files.
+    /// The file is larger than the limit for local files.
     #[error("is larger than {limit} bytes, the limit for files; check that it is the list")]
     FileTooLarge {
-        /// The limit.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The ZIP archive contains no list.
+    /// The ZIP archive contains no valid list.
     #[error("{0}")]
     Archive(#[from] ArchiveError),
-    /// A name has no usable addresses.
+    /// A DNS name has no usable addresses.
     #[error("{0}")]
     Name(#[from] NameError),
-    /// The gzip file cannot be expanded.
+    /// The gzip data of the list is invalid and cannot be decompressed.
     #[error("is an invalid gzip file: {0}; compress it again, or report it to the vendor")]
     Gzip(GzipError),
-    /// The answer is complete, and not a valid list.
+    /// The response or file is complete, but is not a valid list.
     #[error("{0}")]
     Feed(#[from] FeedError),
 }
 
 impl FetchErrorCause {
-    /// Returns the code of the error.
+    /// Returns the stable identifier of the error.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::File(_) | Self::NotAFile(_) | Self::FileTimeout(_) | Self::Unsteady => {
@@ -237,27 +238,27 @@ impl From<GzipError> for FetchErrorCause {
 /// The reason why a redirect is not followed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RedirectError {
-    /// The redirect leads to a URL without TLS.
+    /// The redirect leads to this URL, which is not https.
     #[error("redirects to {0}, which is not https; configure the https URL of the list")]
     NotHttps(String),
-    /// More redirects than the limit, most likely a loop.
+    /// The server redirected more often than the limit, most likely in a loop; this URL was the last.
     #[error(
         "redirects more than {MAX_REDIRECTS} times, last to {0}; configure the final URL of the list"
     )]
     TooMany(String),
 }
 
-/// A cause with the context that is known where it occurs.
+/// The cause of a failed fetch, with what is known where it occurs.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) cause: Box<FetchErrorCause>,
-    /// The URL or page, if the source has several or a link was followed.
+    /// The URL or page that failed, if the source has several or a link was followed.
     pub(super) place: Option<String>,
     pub(super) retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// Returns the failure with its URL or page.
+    /// Returns the failure with `place` as the URL or page that failed.
     pub(super) fn at(mut self, place: &str) -> Self {
         self.place = Some(place.to_owned());
         self
@@ -274,36 +275,36 @@ impl<E: Into<FetchErrorCause>> From<E> for Failure {
     }
 }
 
-/// The reason for a refusal, as the headers of an answer state it.
+/// The reason for a refused request, as the response headers state it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// This host has used up its requests.
+    /// This host has used up the requests that the server permits.
     Limit,
-    /// A test for browsers.
+    /// The server requires a test that only browsers pass.
     Challenge,
 }
 
-/// The advice for a certificate that is not trusted.
+/// The advice for the operator about a server certificate that is not trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// The authority is unknown, and none is configured.
+    /// The certificate authority is unknown, and `ca_file` is not set.
     SetCaFile,
-    /// The authority is unknown, and others are configured.
+    /// The certificate authority is unknown to the system and to `ca_file`.
     CheckCaFile,
-    /// The authority is unknown, and only the configured ones are trusted.
+    /// The certificate authority is not in `ca_file`, and `ca_only` trusts no other.
     CheckOnlyCaFile,
-    /// The server shows a certificate authority's certificate.
+    /// The server sends the certificate of a certificate authority as its own.
     AuthorityAsServer,
-    /// The certificate is for other names.
+    /// The certificate does not cover the host name in the URL.
     Name,
-    /// The certificate's time is over, or has not begun.
+    /// The certificate has expired, or is not valid yet.
     Time,
-    /// Another problem of the certificate.
+    /// The certificate has another problem.
     Other,
 }
 
 impl Remedy {
-    /// Returns the advice for a certificate error with this configuration.
+    /// Returns the advice for the certificate error `error`, by whether `ca_file` and `ca_only` are set.
     pub(super) fn of(error: &CertificateError, has_ca_file: bool, ca_only: bool) -> Self {
         use CertificateError::{BadSignature, UnknownIssuer};
         match error {

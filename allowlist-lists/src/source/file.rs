@@ -17,13 +17,14 @@ use super::error::FetchErrorCause;
 use super::{Fetched, gzip, parse_blocking, run_blocking, union};
 use crate::feed;
 
-/// A file is held in memory while it is read.
+/// The maximum size of a list's file in bytes, since it is held in memory while it is read.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The time limit for opening and reading a file.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns the list in a file.
+/// Reads and parses the list in the file `path`, expanded if it is gzip data. `may_be_empty` allows a list without
+/// prefixes.
 pub(super) async fn fetch(
     path: &Path,
     format: &Format,
@@ -57,8 +58,10 @@ pub(super) async fn fetch(
     Ok(union([list], now))
 }
 
-/// Reads a certificate or a token, of at most `limit` bytes, if no user but root could have put another one in its
-/// place.
+/// Reads a certificate or token file of at most `limit` bytes.
+///
+/// # Errors
+/// The file cannot be read within the limits, or users other than root and this process's own could replace it.
 pub(super) async fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     let path: PathBuf = path.to_owned();
     let limited = open(limit);
@@ -76,8 +79,10 @@ fn open(limit: u64) -> Open {
     }
 }
 
-/// Returns whether the content of a file may be quoted: every user may read the file, and either only root decides which
-/// file the path leads to, or every user may enter its folders, too.
+/// Returns whether messages may quote the content of the list `file` at `path`.
+///
+/// They may if every user may read the file, and either only trusted users decide which file the path leads to, or
+/// every user may enter its folders, too.
 fn is_public(path: &Path, file: &Metadata) -> bool {
     let may_enter =
         |folder: &Path| fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 != 0);

@@ -1,40 +1,41 @@
 //! Expands gzip data (RFC 1952) that lies in memory.
 //!
 //! Invariants: all members are read, and nothing may follow the last one; a member that is cut short, or whose
-//! checksum is wrong, fails the whole; and the result is never larger than a limit, independent of the sizes that the data states.
-//! Knows no format of lists.
+//! checksum is wrong, fails the whole; and the result is never larger than a limit, independent of the sizes that the
+//! data states. Knows no format of lists.
 
 use std::io::{self, Read as _};
 
 use flate2::bufread::GzDecoder;
 use thiserror::Error;
 
-/// The first bytes of each member. No text in UTF-8 starts with them.
+/// The first bytes of each gzip member. No text in UTF-8 starts with them.
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// Each member costs a new decoder. The block format of bgzip makes one for each 64 KiB.
+/// The most gzip members in one input, since each needs a new decoder. The block format of bgzip makes one for each 64
+/// KiB.
 const MAX_MEMBERS: usize = 10_000;
 
-/// The reason why gzip data was not expanded. The data is discarded as a whole.
+/// The reason why gzip data was not expanded. No part of the data is used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GzipError {
-    /// The data ends within a member.
+    /// The data ends within a gzip member.
     #[error("the data ends too early")]
     Truncated,
-    /// A checksum is wrong, or bytes follow that are no member.
+    /// The data has a wrong checksum, bytes that are no gzip member, or too many members; the text says which.
     #[error("{0}")]
     Damaged(String),
     /// The data expands to more than the limit.
     #[error("it expands to more than {limit} bytes")]
     TooLarge {
-        /// The limit in bytes.
+        /// The limit of the expanded data, in bytes.
         limit: u64,
     },
 }
 
-/// Returns the content of a file, expanded if it is a gzip file. No list starts like one.
+/// Returns `bytes`, the content of a file, expanded if it is gzip data. No list starts like gzip data.
 ///
 /// # Errors
-/// The file starts like a gzip file and is damaged, or expands to more than `limit` bytes.
+/// The content starts like gzip data and is damaged, or expands to more than `limit` bytes.
 pub(super) fn expand_file(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, GzipError> {
     if bytes.starts_with(&MAGIC) {
         gunzip(&bytes, limit)
@@ -43,10 +44,10 @@ pub(super) fn expand_file(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, GzipErr
     }
 }
 
-/// Returns the content of all members, at most `limit` bytes. Empty data has no members.
+/// Expands all gzip members in `bytes`, and returns their content, of at most `limit` bytes. Empty data has no members.
 ///
 /// # Errors
-/// The data is anything but complete members, or expands to more than `limit` bytes.
+/// The data is anything but complete gzip members, or expands to more than `limit` bytes.
 pub(super) fn gunzip(bytes: &[u8], limit: u64) -> Result<Vec<u8>, GzipError> {
     let mut expanded = Vec::new();
     let mut rest = bytes;
@@ -81,7 +82,7 @@ pub(super) fn gunzip(bytes: &[u8], limit: u64) -> Result<Vec<u8>, GzipError> {
     Ok(expanded)
 }
 
-/// Returns whether the bytes may be the start of a member, of which a byte may be missing.
+/// Returns whether `rest` may be the start of a gzip member, even if only one byte is there.
 fn could_be_member(rest: &[u8]) -> bool {
     MAGIC.starts_with(&rest[..rest.len().min(MAGIC.len())])
 }

@@ -25,7 +25,7 @@ use request::{FetchResult, RequestTarget, Session};
 
 pub(super) use request::MAX_REDIRECTS;
 
-/// Fetches all URLs. `known` has the validators of the previous answers.
+/// Fetches the lists of all URLs of `http` and merges them. `known` has the validators of the previous answers.
 pub(super) async fn fetch(
     http: &Http,
     known: &[Validator],
@@ -70,7 +70,7 @@ pub(super) async fn fetch(
     Ok(Answer::List(fetched))
 }
 
-/// Fetches the list of one URL; none if it is unchanged.
+/// Fetches the list of the URL with the index `index`; returns `None` if it is unchanged by the validators `known`.
 async fn ask(
     session: &mut Session<'_>,
     index: usize,
@@ -123,7 +123,7 @@ async fn ask(
     }
 }
 
-/// Returns the cause, or `Withheld` if it could quote content that must not be shown.
+/// Returns `cause`, or `Withheld` if messages must not quote the response of `target`, which `cause` may do.
 fn shown(target: &RequestTarget, cause: FetchErrorCause) -> FetchErrorCause {
     if target.may_be_shown() {
         cause

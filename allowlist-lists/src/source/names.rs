@@ -4,8 +4,8 @@
 //! one that fails leaves the other as it is, and is reported as kept; nothing is taken from a cache, from
 //! `/etc/hosts` or from a search domain; and a fetch ends within `timeout`.
 //!
-//! Does not know how a query is made (`query`), nor whether a name's addresses rotate: earlier addresses stay for the source's grace
-//! period, which is the caller's.
+//! Does not know how a query is made (`query`), nor whether a name's addresses rotate: earlier addresses stay for the
+//! source's grace period, which is the caller's.
 
 mod error;
 mod query;
@@ -26,17 +26,17 @@ use crate::feed::List;
 
 /// The file that configures this host's name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// The most addresses of a name. A vendor's endpoint has fewer.
+/// The most addresses that a name may have. A vendor's endpoint has fewer.
 const MAX_ADDRESSES: usize = 1024;
-/// The most queries at the same time.
+/// The most DNS queries at the same time.
 const AT_ONCE: usize = 16;
-/// The longest time until a family that failed is queried again, even if the other's records live longer.
+/// The longest time until a failed query of one family is repeated, even if the other family's records live longer.
 const AGAIN: Duration = Duration::from_mins(1);
 
-/// One family's answer.
+/// The answer of one address family for a name.
 type Answered = (Family, Result<Addresses, NameError>);
 
-/// Returns the addresses of all names.
+/// Returns the addresses of all names in `lookup` as a list.
 ///
 /// # Errors
 /// A name has no addresses, or every query for it failed.
@@ -97,7 +97,7 @@ fn record(family: Family) -> RecordType {
     }
 }
 
-/// Checks that the answers for a name are sufficient.
+/// Checks that the answers of all families for `name` give at least one address, and not too many.
 fn check(name: &str, families: &[Answered]) -> Result<(), NameError> {
     let answered = || {
         families
@@ -132,7 +132,7 @@ fn check(name: &str, families: &[Answered]) -> Result<(), NameError> {
     }
 }
 
-/// Returns the note about a family that failed while the other has an answer.
+/// Returns the note that the query of `family` for `name` failed with `error`, while the other family has an answer.
 fn note(name: &str, family: Family, error: &NameError) -> String {
     let (record, other) = (record(family), family.other());
     let problem = match error {
@@ -149,8 +149,10 @@ fn note(name: &str, family: Family, error: &NameError) -> String {
     )
 }
 
-/// Removes from the IPv6 addresses those that a DNS64 made of the IPv4 addresses beside them (RFC 6147): packets
-/// come from the latter. `translators` caches the prefixes of this network.
+/// Removes the IPv6 addresses that a DNS64 made of the IPv4 addresses in `families` (RFC 6147).
+///
+/// Packets come from the IPv4 addresses. `translators` caches the DNS64 prefixes of this network; `None` means that
+/// they are not known yet.
 async fn leave_out_translated(
     families: &mut [Answered],
     servers: &[Server],
@@ -187,7 +189,9 @@ fn parse_name(text: &str) -> Result<Name, NameError> {
     Ok(name)
 }
 
-/// Returns the end of the aliases of a name that has no addresses, for display.
+/// Returns a clause about `target`, to which the aliases of `name` lead and which has no addresses, for display.
+///
+/// The clause is empty if the name has no aliases.
 fn aliases(name: &str, target: &str) -> String {
     let target = target.trim_end_matches('.');
     if target.eq_ignore_ascii_case(name.trim_end_matches('.')) {

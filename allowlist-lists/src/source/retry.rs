@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-/// The longest time that is respected.
+/// The longest time for which a server can delay the next request; a longer stated time is cut to this.
 const LONGEST: Duration = Duration::from_hours(24);
 
-/// Returns the time until the server permits the next request; none if no header states a valid time in the future.
+/// Returns the time until the server permits the next request, as `headers` state it at the time `now`.
+///
+/// `None` means that no header states a valid time in the future.
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let said = text(headers, RETRY_AFTER.as_str()).and_then(|text| wait(text, now));
     let said = said.or_else(|| {
@@ -21,12 +23,14 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     Some(said.min(LONGEST))
 }
 
-/// Returns whether the headers state that this host has used up its requests.
+/// Returns whether `headers` state that this host has used up the requests that the server permits.
 pub(super) fn is_limited(headers: &HeaderMap) -> bool {
     text(headers, "x-ratelimit-remaining") == Some("0")
 }
 
-/// Returns the time that a header states: seconds, or a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Returns the time from `now` that `text` states in seconds, or as a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+///
+/// `None` means that the text is neither, or that the time is not in the future.
 fn wait(text: &str, now: Timestamp) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // A number that does not fit is a long time as well.

@@ -15,13 +15,14 @@ use super::client::innermost;
 use crate::source::error::FetchErrorCause;
 use crate::source::gzip::{GzipError, gunzip};
 
-/// The compressions that a server may name.
+/// The names of compressions that a server may state in Content-Encoding.
 const COMPRESSIONS: [&str; 5] = ["br", "compress", "deflate", "gzip", "zstd"];
 
-/// Receives and expands the body. `has_own_end` is for a format whose text shows where it ends.
+/// Receives the body of `response` and decompresses it. `has_own_end` states whether the list's format marks its own
+/// end.
 ///
 /// # Errors
-/// The body is not whole, is larger than `limit`, or is compressed in a way that was not requested.
+/// The body is incomplete, is larger than `limit` bytes, or has a compression that was not requested.
 pub(super) async fn receive(
     response: Response,
     limit: u64,
@@ -70,8 +71,9 @@ pub(super) async fn receive(
     })
 }
 
-/// Returns whether only the end of the connection ends the body (RFC 9112, 6.3), so that a truncated body looks
-/// complete.
+/// Returns whether only the end of the connection ends the body of `response` (RFC 9112, 6.3), as in HTTP/1.0.
+///
+/// A truncated body then looks complete.
 fn ends_by_close(response: &Response) -> bool {
     if response.version() >= Version::HTTP_2 {
         return false;
@@ -82,7 +84,7 @@ fn ends_by_close(response: &Response) -> bool {
     }
 }
 
-/// Returns the length that the server announced, unless the body is in chunks, which replace it.
+/// Returns the body length in bytes that the server announced, or `None` if there is none or the body is in chunks.
 fn length(response: &Response) -> Option<u64> {
     let headers = response.headers();
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -91,14 +93,15 @@ fn length(response: &Response) -> Option<u64> {
     last_word(headers, &CONTENT_LENGTH)?.parse().ok()
 }
 
-/// Returns the last word of a header that lists words, which may be several lines.
+/// Returns the last word in the comma-separated header `name`, which may have several lines; `None` if it is absent.
 fn last_word<'h>(headers: &'h HeaderMap, name: &reqwest::header::HeaderName) -> Option<&'h str> {
     let line = headers.get_all(name).iter().next_back()?;
     Some(line.to_str().ok()?.rsplit(',').next()?.trim())
 }
 
-/// Returns whether the body is compressed as it was requested. Other words are found in this header too, such as
-/// `utf-8`, and mean nothing.
+/// Returns whether the body is gzip data, which every request permits. Fails for any other compression.
+///
+/// Other words in Content-Encoding, such as `utf-8`, have no meaning there and are ignored.
 fn is_gzip(headers: &HeaderMap) -> Result<bool, FetchErrorCause> {
     let lines: Vec<_> = headers
         .get_all(CONTENT_ENCODING)

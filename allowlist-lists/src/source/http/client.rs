@@ -18,26 +18,27 @@ use crate::source::error::FetchErrorCause;
 use crate::source::{file, run_blocking};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// More than every authority there is.
+/// The maximum size of `ca_file` in bytes, larger than a file of all public certificate authorities.
 const MAX_CERTIFICATES_BYTES: u64 = 4 << 20;
 
-/// The clients of one fetch, each made when it is first needed. They live no longer than the fetch, as
-/// certificates may change before the next.
+/// The HTTP clients of one fetch, each made when it is first needed.
+///
+/// They live no longer than the fetch, since certificates may change before the next one.
 pub(super) struct Clients {
     certificates: Vec<Certificate>,
     made: Vec<(Route, Client, Guard)>,
 }
 
-/// The properties by which clients differ.
+/// The properties of a request by which HTTP clients differ.
 #[derive(Clone, PartialEq, Eq)]
 struct Route {
-    /// The host, whose addresses are judged when they are known.
+    /// The host of the URL, whose addresses are checked when they are known.
     host: String,
-    /// Whether these may be private.
+    /// Whether the host may have a private address.
     may_be_private: bool,
-    /// Whether it stays on this host.
+    /// Whether the host is a loopback address, so that requests use no proxy.
     is_loopback: bool,
-    /// Whether it needs no certificates.
+    /// Whether requests need no certificates: plain HTTP to loopback.
     is_plain: bool,
 }
 
@@ -55,11 +56,11 @@ impl Clients {
         })
     }
 
-    /// Returns the client for a request to a URL, and the guard of its host. `may_be_private` states whether the host may
-    /// have a private address.
+    /// Returns the client for a request to `url`, and the guard of its host. `may_be_private` permits private
+    /// addresses.
     ///
     /// # Errors
-    /// The URL states an address that no request may go to, or no client can be made.
+    /// The URL contains an address that no request may go to, the proxy is unusable, or no client can be made.
     pub(super) async fn for_url(
         &mut self,
         http: &Http,
@@ -127,7 +128,8 @@ impl Clients {
     }
 }
 
-/// Returns the time limit for connecting, which is shorter than that of the request, so that a second address is tried.
+/// Returns the time limit for connecting, which is short so that a second address is tried before the request times
+/// out.
 pub(super) fn connect_timeout(http: &Http) -> Duration {
     CONNECT_TIMEOUT.min(http.timeout)
 }
@@ -157,14 +159,14 @@ async fn read_certificates(file: &Path) -> Result<Vec<Certificate>, FetchErrorCa
     Ok(certificates)
 }
 
-/// Returns an error and its causes, the outermost first.
+/// Returns `error` and its causes, the outermost first.
 pub(super) fn chain<'e>(
     error: &'e (dyn Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Returns the innermost cause, which is not an error of the client itself.
+/// Returns the text of the innermost cause of `error`, which is not an error of the HTTP client itself.
 pub(super) fn innermost(error: &reqwest::Error) -> String {
     chain(error)
         .skip(1)

@@ -7,13 +7,13 @@ use super::client::Clients;
 use super::request::classify;
 use crate::source::FetchErrorCause;
 
-/// Sends a JSON document to the first URL.
+/// Sends `body`, a JSON document, by an HTTP POST request to the first URL of `http`.
 ///
 /// # Returns
 /// The status that the server answered.
 ///
 /// # Errors
-/// There was no answer.
+/// The request failed, so there was no answer.
 pub async fn post(http: &Http, body: Vec<u8>) -> Result<u16, FetchErrorCause> {
     let url = &http.urls[0];
     let mut clients = Clients::new(http).await?;

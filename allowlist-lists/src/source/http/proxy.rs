@@ -11,10 +11,10 @@ use reqwest::Url;
 
 use crate::source::error::FetchErrorCause;
 
-/// Checks that the client can use the proxy that the environment sets for this URL, if any.
+/// Checks that the HTTP client can use the proxy that environment variables set for `url`, if any.
 ///
 /// # Errors
-/// A variable names a proxy for this URL, and the client could not use it.
+/// A variable sets a proxy for `url` that the client cannot use.
 pub(super) fn check(url: &Url) -> Result<(), FetchErrorCause> {
     let own = match url.scheme() {
         "http" => ["HTTP_PROXY", "http_proxy"],
@@ -30,7 +30,9 @@ pub(super) fn check(url: &Url) -> Result<(), FetchErrorCause> {
     }
 }
 
-/// Returns the first variable that is set and not empty, and its value if that is UTF-8.
+/// Returns the first of the two environment variables that is set and not empty, with its value.
+///
+/// The inner `None` means that the value is not UTF-8.
 fn first_set(names: [&'static str; 2]) -> Option<(&'static str, Option<String>)> {
     let set = |name| match env::var(name) {
         Ok(value) if value.is_empty() => None,
@@ -41,7 +43,9 @@ fn first_set(names: [&'static str; 2]) -> Option<(&'static str, Option<String>)>
     names.into_iter().find_map(set)
 }
 
-/// Returns the reason why a variable's value is unusable, if it is.
+/// Returns the reason why `value`, the value of a proxy variable, is unusable, or `None` if it is usable.
+///
+/// The value `None` stands for one that is not UTF-8.
 fn problem(value: Option<&str>) -> Option<&'static str> {
     let Some(value) = value else {
         return Some("it is not UTF-8");
@@ -64,7 +68,7 @@ fn problem(value: Option<&str>) -> Option<&'static str> {
     is_port_wrong.then_some("its port is not a number up to 65535")
 }
 
-/// Returns whether requests to this URL use a proxy despite `NO_PROXY`.
+/// Returns whether requests to `url` use a proxy, if one is set: whether `NO_PROXY` does not exclude its host.
 fn is_proxied(url: &Url) -> bool {
     let any = Matcher::builder()
         .all("http://proxy.invalid:1")

@@ -16,21 +16,21 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
 use url::Host;
 
-/// The class of an address, by which requests are allowed.
+/// The class of an IP address, which decides whether a request may go to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Any other address, which is public.
+    /// A public address: any that is neither private nor local.
     Public,
-    /// An address of this host or of its owner's networks.
+    /// A private address: one of this host or of its owner's networks.
     Private,
-    /// An address on this host's link, or of the metadata service of a cloud, which returns secrets to any request.
+    /// A local address: link-local, or that of a cloud's metadata service, which returns secrets to any request.
     Local,
 }
 
-/// The reason why a request is not made.
+/// The reason why a request must not go to the address of its host.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
-    /// A link-local address or a metadata service.
+    /// The address is link-local or that of a metadata service.
     #[error(
         "{host} has the address {address}, a link-local or metadata address, which is never fetched from; configure \
          the URL of the list"
@@ -38,10 +38,10 @@ pub enum AddressError {
     Local {
         /// The host of the URL.
         host: String,
-        /// The address of the host.
+        /// The address of the host that is refused.
         address: IpAddr,
     },
-    /// A private address, to which a public server leads.
+    /// The address is private, and a public server led to it by a redirect or link.
     #[error(
         "a public server leads to {host} at the private address {address}; configure the URL of the list, or set \
          `allow_private = true`"
@@ -54,18 +54,18 @@ pub enum AddressError {
     },
 }
 
-/// Metadata services that have no link-local address: Alibaba, Azure, Oracle.
+/// The addresses of metadata services that are not link-local: Alibaba, Azure, Oracle.
 const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-/// Metadata services with private IPv6 addresses: AWS, Google Cloud.
+/// The private IPv6 addresses of metadata services: AWS, Google Cloud.
 const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
 ];
-/// Addresses that are no other host's, and those shared by the customers of a provider (RFC 6598).
+/// The private IPv4 blocks: this host, private networks, and the addresses shared by a provider's customers (RFC 6598).
 const PRIVATE_V4: [Ipv4Net; 6] = [
     Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8),
     Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -74,7 +74,7 @@ const PRIVATE_V4: [Ipv4Net; 6] = [
     Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
     Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
 ];
-/// Unique local and the former site-local addresses.
+/// The private IPv6 blocks: unique local and the former site-local addresses.
 const PRIVATE_V6: [Ipv6Net; 2] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
     Ipv6Net::new_assert(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
@@ -113,7 +113,7 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
     }
 }
 
-/// Returns the IPv4 address that a mapped, a translated (RFC 6052) or a 6to4 address leads to.
+/// Returns the IPv4 address in a mapped, a translated (RFC 6052) or a 6to4 address, or `None` for other addresses.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = u128::from(address);
     let at = |shift: u32| Some(Ipv4Addr::from((bits >> shift) as u32));
@@ -124,7 +124,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Returns the address that a URL states, if it states one.
+/// Returns the IP address in `url`, or `None` if its host is a name.
 pub(super) fn literal(url: &Url) -> Option<IpAddr> {
     match url.host()? {
         Host::Ipv4(address) => Some(address.into()),
@@ -133,7 +133,7 @@ pub(super) fn literal(url: &Url) -> Option<IpAddr> {
     }
 }
 
-/// The permitted addresses of one host, and the class of the address at which it was found.
+/// Decides to which addresses of one host a request may go, and remembers whether a permitted one was private.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     host: String,
@@ -150,7 +150,7 @@ impl Guard {
         }
     }
 
-    /// Returns the class of the address at which the host was found; public if it is unknown, as for a proxy.
+    /// Returns the class of the address to which a request may have gone; public if it is unknown, as behind a proxy.
     pub(super) fn found_at(&self) -> Reach {
         if self.was_private.load(Ordering::Relaxed) {
             Reach::Private
@@ -159,10 +159,10 @@ impl Guard {
         }
     }
 
-    /// Returns the addresses of the host to which a connection is permitted.
+    /// Returns those of the host's addresses `found` to which a request may go.
     ///
     /// # Errors
-    /// Every address is refused.
+    /// The host has addresses, and none is permitted.
     pub(super) fn permitted(
         &self,
         found: Vec<SocketAddr>,

@@ -24,54 +24,54 @@ use crate::feed::Link;
 use crate::source::error::{Failure, FetchErrorCause, Obstacle, RedirectError, Remedy};
 use crate::source::{file, retry};
 
-/// The most redirects that are followed; more are most likely a loop.
+/// The most redirects of a request that are followed; more are most likely a loop.
 pub(in crate::source) const MAX_REDIRECTS: usize = 5;
-/// The length limit of a validator; a longer one is not kept.
+/// The maximum length of an `ETag` or `Last-Modified` value in bytes; a longer one is not kept.
 const MAX_VALIDATOR_BYTES: usize = 1024;
-/// The size limit of `bearer_file`.
+/// The maximum size of `bearer_file` in bytes.
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
 
-/// The clients and credentials of one fetch.
+/// The HTTP clients and the credentials of one fetch.
 pub(super) struct Session<'s> {
     pub(super) http: &'s Http,
-    /// Whether a list may have no prefix.
+    /// Whether the list may have no prefixes.
     pub(super) may_be_empty: bool,
     clients: Clients,
-    /// The configured headers and the token.
+    /// The configured headers and the token of `bearer_file`, which are sent to the configured origin only.
     credentials: HeaderMap,
 }
 
-/// The URL of a request, and how it was reached.
+/// The URL of a request, and how redirects and links led to it.
 #[derive(Clone, Debug)]
 pub(super) struct RequestTarget {
     pub(super) url: Url,
-    /// Whether every redirect and link so far stayed at the configured origin.
+    /// Whether every redirect and link so far stayed at the origin (scheme, host and port) of the configured URL.
     is_home: bool,
-    /// Whether this is the configured URL itself.
+    /// Whether the URL is the configured URL itself.
     is_start: bool,
-    /// The reach of the server that led here; public if unknown.
+    /// The class of the address of the server that led to this URL; public if it is unknown.
     from: Reach,
-    /// The reach of this server; public if unknown.
+    /// The class of the address of this URL's server; public if it is unknown.
     at: Reach,
-    /// The host of the configured URL.
+    /// The host of the configured URL, from which the redirects and links started.
     first_host: Option<String>,
 }
 
-/// The result of a request.
+/// The result of a successful HTTP request for a list or a page.
 pub(super) enum FetchResult {
-    /// The list is unchanged (304). Only for a conditional request.
+    /// The server answered a conditional request with 304: the list is unchanged.
     NotModified,
-    /// The complete answer.
+    /// The server sent a complete response.
     Body(Box<Body>),
 }
 
-/// A complete answer.
+/// A complete response to a request, with what the next request needs.
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     pub(super) validator: Validator,
-    /// The target after redirects.
+    /// The URL that the response came from, after redirects.
     pub(super) target: RequestTarget,
-    /// The address of the next page, as the server states it.
+    /// The URL of the next page of the list, if the server states one.
     pub(super) next: Option<Url>,
 }
 
@@ -87,18 +87,23 @@ impl RequestTarget {
         }
     }
 
-    /// Returns whether a message may quote the body. The answer of a private server is quoted only if the configuration
-    /// names that server, because vendors choose the targets of redirects and links.
+    /// Returns whether a message may quote the response body from this target.
+    ///
+    /// The body of a private server is quoted only if the configuration names that server, since vendors choose the
+    /// targets of redirects and links.
     pub(super) fn may_be_shown(&self) -> bool {
         self.at == Reach::Public || self.url.host_str() == self.first_host.as_deref()
     }
 
-    /// Returns whether this server may have a private address: the configured one may, and the targets of a private one.
+    /// Returns whether this server may have a private address: the configured server may, and those to which a private
+    /// one leads.
     fn may_be_private(&self) -> bool {
         self.is_start || self.from == Reach::Private
     }
 
-    /// Returns the target of a link on the page.
+    /// Returns the target of `link` on the page at this target, or an error if it must not be followed.
+    ///
+    /// `allow_plain` permits links without TLS.
     pub(super) fn link(&self, link: &Link, allow_plain: bool) -> Result<Self, FetchErrorCause> {
         let base = link
             .base
@@ -148,8 +153,10 @@ impl<'s> Session<'s> {
         })
     }
 
-    /// Requests a target with the validators `known`. `timeout` covers the request and its redirects; `has_own_end` is for
-    /// a format that marks its own end.
+    /// Requests `target`, conditionally if `known` has validators, and follows redirects.
+    ///
+    /// One timeout covers the request and its redirects. `has_own_end` states whether the list's format marks its own
+    /// end.
     pub(super) async fn get(
         &mut self,
         target: RequestTarget,
@@ -240,8 +247,7 @@ impl<'s> Session<'s> {
     }
 }
 
-/// Returns the headers of a conditional request. Dates are sent to the configured URL only: a redirect or link may lead
-/// to another list than before, which is new though its date is older.
+/// Returns the validators for the next request, from the `headers` of a response of `target`.
 fn validators(target: &RequestTarget, known: &Validator) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, value: &Option<String>| {
@@ -269,7 +275,9 @@ fn validator(target: &RequestTarget, headers: &HeaderMap) -> Validator {
     }
 }
 
-/// Returns the next page of a list in pages, by the `Link` header (RFC 8288).
+/// Returns the URL of the next page of a list in pages, as the `Link` header (RFC 8288) states it, or `None`.
+///
+/// `from` is the URL of the present page.
 fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
     let texts = headers
         .get_all(LINK)
@@ -291,7 +299,7 @@ fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
     from.join(target).ok()
 }
 
-/// Returns the target of a redirect; none for other answers, and without a valid Location header.
+/// Returns the URL to which `response` redirects, or `None` if it is no redirect or has no valid Location header.
 fn redirect_target(from: &Url, response: &Response) -> Option<Url> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
@@ -318,7 +326,7 @@ fn refused(response: &Response) -> Failure {
     }
 }
 
-/// Returns whether the answer is a browser challenge, by the headers of the services that send them.
+/// Returns whether the response is a test for browsers, by the headers of the services that send such tests.
 fn is_challenge(headers: &HeaderMap) -> bool {
     const HEADERS: [&str; 4] = [
         "cf-mitigated",
@@ -370,7 +378,7 @@ async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
     Ok(headers)
 }
 
-/// Returns the cause of a request without an answer.
+/// Returns the cause of a request's failure `error`, with the remedy that fits the options `http`.
 pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
     if let Some(refused) = chain(error).find_map(|error| error.downcast_ref::<AddressError>()) {
         return refused.clone().into();
@@ -388,7 +396,7 @@ pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
     }
 }
 
-/// Finds the TLS error in an error. An `io::Error` does not return its inner error as its source.
+/// Returns the TLS error in `error`, or `None`. An `io::Error` does not return its inner error as its source.
 fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     match error.downcast_ref::<io::Error>() {
         Some(wrapper) => tls_error(wrapper.get_ref()?),
@@ -396,8 +404,9 @@ fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> 
     }
 }
 
-/// Formats the chain of causes in one line, outermost first, without repetitions, the client's type names and the URL
-/// with its secrets.
+/// Returns the chain of causes of `error` on one line, outermost first.
+///
+/// Repetitions, the client's type names and the URL with its secrets are omitted.
 fn reasons(error: &reqwest::Error) -> String {
     let mut reasons: Vec<String> = Vec::new();
     for error in chain(error).skip(1) {

@@ -8,36 +8,36 @@ use thiserror::Error;
 use super::{MAX_ADDRESSES, RESOLV_CONF};
 use crate::feed::PrefixError;
 
-/// The reason why names yield no addresses.
+/// The reason why DNS names give no list of addresses.
 #[derive(Clone, Debug, Error)]
 pub enum NameError {
-    /// No name server is configured.
+    /// The system's file of name servers cannot be used, for this reason.
     #[error("{RESOLV_CONF} cannot be used: {0}; it must list a name server, or set `resolvers`")]
     NoServers(String),
-    /// The text is not a valid name.
+    /// A configured text is not a valid DNS name.
     #[error("{name:?} is not a name: {problem}; write one such as \"hooks.example.com\"")]
     NotAName {
         /// The configured text.
         name: String,
-        /// The reason.
+        /// The reason why the text is no name.
         problem: String,
     },
-    /// NXDOMAIN.
+    /// The name does not exist (NXDOMAIN).
     #[error(
         "{name} does not exist; check its spelling, and the vendor's documentation for a new name"
     )]
     NoSuchName {
-        /// The name.
+        /// The DNS name that was queried.
         name: String,
     },
-    /// No records of the families that were requested.
+    /// The name exists, but has no records of the requested address families.
     #[error(
         "{name} has no addresses{aliases}; check its spelling, and the vendor's documentation for a new name"
     )]
     NoAddresses {
-        /// The name.
+        /// The DNS name that was queried.
         name: String,
-        /// The end of its chain of aliases, as a clause.
+        /// A clause about the end of the name's chain of aliases; empty if it has no aliases.
         aliases: String,
     },
     /// The name has more addresses than the limit.
@@ -45,60 +45,60 @@ pub enum NameError {
         "{name} has {found} addresses, more than the limit of {MAX_ADDRESSES}; check that it is the right name"
     )]
     TooMany {
-        /// The name.
+        /// The DNS name that was queried.
         name: String,
-        /// The number of addresses.
+        /// The number of addresses of the name.
         found: usize,
     },
-    /// A record has an address that no packet carries.
+    /// The name has an address that no packet carries.
     #[error("{name} has an address that cannot be used: {error}; report it to the vendor")]
     Address {
-        /// The name.
+        /// The DNS name that was queried.
         name: String,
-        /// The reason.
+        /// The reason why the address cannot be used.
         error: PrefixError,
     },
-    /// SERVFAIL, REFUSED and the like.
+    /// The name server answered with an error code, such as SERVFAIL or REFUSED.
     #[error(
         "{name} cannot be resolved: the name server {server} answers {problem:?} for its {record} records; check \
          that server, or set `resolvers`"
     )]
     Refused {
-        /// The name.
+        /// The DNS name that was queried.
         name: String,
-        /// The type of the records.
+        /// The type of the records that were requested.
         record: RecordType,
-        /// The server that answered.
+        /// The address of the name server that answered.
         server: SocketAddr,
-        /// The response code.
+        /// The response code of the answer.
         problem: String,
     },
-    /// No valid answer arrived in time.
+    /// No name server gave a valid answer in time.
     #[error(
         "{name} cannot be resolved: no answer for its {record} records from the name server {server} in time; \
          check that it is reachable, raise `timeout`, or set `resolvers`"
     )]
     Timeout {
-        /// The name.
+        /// The DNS name that was queried.
         name: String,
-        /// The type of the records.
+        /// The type of the records that were requested.
         record: RecordType,
-        /// The last server that was queried.
+        /// The address of the name server that was queried last.
         server: SocketAddr,
     },
-    /// The communication with the server failed.
+    /// The communication with the name server failed.
     #[error(
         "{name} cannot be resolved: the name server {server} fails for its {record} records: {problem}; check \
          that server, or set `resolvers`"
     )]
     Failed {
-        /// The name.
+        /// The DNS name that was queried.
         name: String,
-        /// The type of the records.
+        /// The type of the records that were requested.
         record: RecordType,
-        /// The last server that was queried.
+        /// The address of the name server that was queried last.
         server: SocketAddr,
-        /// The reason.
+        /// The reason why the communication failed.
         problem: String,
     },
 }

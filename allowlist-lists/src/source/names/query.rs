@@ -31,16 +31,16 @@ use crate::source::file;
 const MAX_RESOLV_CONF_BYTES: u64 = 1 << 20;
 const PORT: u16 = 53;
 
-/// The addresses of one family of a name.
+/// The addresses of a name in one family, from the answer of a name server.
 pub(super) struct Addresses {
     pub(super) prefixes: BTreeSet<IpNet>,
-    /// The least time to live of the records that led there.
+    /// The shortest time to live of the records that led to the addresses, in seconds.
     pub(super) ttl: u32,
-    /// The end of the chain of aliases.
+    /// The name at the end of the chain of aliases.
     pub(super) target: String,
 }
 
-/// A name server with its two clients.
+/// A name server with two clients for it: one that uses EDNS, and one that does not.
 pub(super) struct Server {
     address: SocketAddr,
     resolver: TokioResolver,
@@ -59,7 +59,7 @@ impl Server {
     }
 }
 
-/// Returns the name servers in the order of their use.
+/// Returns the name servers to query, in this order: the configured ones, or those of this host.
 pub(super) async fn servers(lookup: &Lookup) -> Result<Vec<Server>, NameError> {
     let addresses = addresses_of_servers(lookup).await?;
     let server = |address: SocketAddr| Server {
@@ -111,8 +111,10 @@ fn resolver(server: SocketAddr, timeout: Duration, edns: bool) -> TokioResolver 
         .expect("a resolver without TLS needs nothing that could be missing")
 }
 
-/// Returns the addresses of one family of a name, from the first server that answers. Each server has an equal part of
-/// the remaining time.
+/// Queries `servers` one after another, and returns the addresses of `name` in one family from the first that answers.
+///
+/// `parsed` is the same name, `family` the type of its records (A or AAAA). Each server has an equal part of the time
+/// that remains until `deadline`.
 pub(super) async fn query(
     servers: &[Server],
     name: &str,
@@ -163,7 +165,7 @@ impl Addresses {
     }
 }
 
-/// Returns the addresses among a server's records to which the name leads.
+/// Returns the addresses in `records`, a server's answer, to which the name `asked` leads directly or through aliases.
 fn addresses(
     name: &str,
     asked: &Name,
@@ -218,7 +220,7 @@ fn refused(name: String, record: RecordType, server: SocketAddr, code: ResponseC
     }
 }
 
-/// Returns the reason without the text that the resolver puts around the system's.
+/// Returns the reason of `error`, for an I/O error without the text that the resolver adds to it.
 fn problem(error: &NetError) -> String {
     match error {
         NetError::Io(error) => error.to_string(),

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::query::{Server, query};
 
-/// RFC 6052 and RFC 8215.
+/// The well-known prefixes of IPv6 addresses that stand for IPv4 addresses (RFC 6052 and RFC 8215).
 const WELL_KNOWN: [Ipv6Net; 2] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
 ];
-/// A name that has A records alone (RFC 7050): a DNS64 synthesizes AAAA records, which show its prefix.
+/// A name that has only A records (RFC 7050): AAAA records for it come from a DNS64, and show its prefix.
 const PROBE: &str = "ipv4only.arpa.";
 const PROBED: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 const LENGTH: u8 = 96;
@@ -29,7 +29,7 @@ pub(super) fn is_within(prefix: &IpNet, wider: &Ipv6Net) -> bool {
     matches!(prefix, IpNet::V6(prefix) if wider.contains(prefix))
 }
 
-/// Returns whether an IPv6 address ends in one of the IPv4 addresses, as those that a DNS64 synthesises.
+/// Returns whether an IPv6 address in `v6` ends in an IPv4 address of `v4`, as those that a DNS64 makes do.
 pub(super) fn is_suspect(v4: &BTreeSet<IpNet>, v6: &BTreeSet<IpNet>) -> bool {
     let ends = v6.iter().filter_map(|prefix| match prefix {
         IpNet::V6(prefix) => Some(end(prefix.addr())),
@@ -39,7 +39,7 @@ pub(super) fn is_suspect(v4: &BTreeSet<IpNet>, v6: &BTreeSet<IpNet>) -> bool {
         .any(|end| v4.contains(&IpNet::new_assert(end.into(), 32)))
 }
 
-/// Returns the prefixes that this network's DNS64 puts before IPv4 addresses; none if it has no DNS64.
+/// Returns the prefixes that this network's DNS64 puts before IPv4 addresses; empty if the network has no DNS64.
 pub(super) async fn discover(servers: &[Server], deadline: Instant) -> Vec<Ipv6Net> {
     let name = Name::from_ascii(PROBE).expect("it is a name");
     let Ok(found) = query(servers, PROBE, name, RecordType::AAAA, deadline).await else {
@@ -59,7 +59,7 @@ pub(super) async fn discover(servers: &[Server], deadline: Instant) -> Vec<Ipv6N
     translators
 }
 
-/// Returns the last 32 bits of an address.
+/// Returns the last 32 bits of `address` as an IPv4 address.
 fn end(address: Ipv6Addr) -> Ipv4Addr {
     Ipv4Addr::from(u128::from(address) as u32)
 }
