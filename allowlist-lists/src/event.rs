@@ -4,84 +4,84 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The most prefixes of one event in the history.
+/// The most added prefixes, and the most removed ones, that an event in the history holds.
 const MAX_STORED_PREFIXES: usize = 200;
 
-/// An event of a source's list.
+/// An event in the life of a source's list, for the history and the hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// The time.
+    /// The time at which the event occurred.
     pub time: Timestamp,
     /// The name of the source.
     pub source: String,
-    /// The event.
+    /// What happened to the list.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// The kinds of events.
+/// What happened to a source's list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum EventKind {
-    /// A new list is active.
+    /// A new list became active.
     Changed {
-        /// The generation with the list.
+        /// The number of the generation that has the list.
         generation: u32,
-        /// The changed prefixes; removed ones stay active until `held_until`.
+        /// The prefixes that the list adds and removes; removed ones stay active until `held_until`.
         #[serde(flatten)]
         change: Change,
-        /// The end of the grace period of the removed prefixes, if they have one.
+        /// The end of the grace period of the removed prefixes; `None` if they have no grace period.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         held_until: Option<Timestamp>,
         /// Whether the gate had rejected the list, and the operator accepted it.
         #[serde(skip_serializing_if = "is_false", default)]
         accepted: bool,
     },
-    /// A grace period has ended.
+    /// Grace prefixes were removed because their grace period ended.
     Released {
-        /// The generation without these prefixes.
+        /// The number of the generation without these prefixes.
         generation: u32,
-        /// The removed prefixes.
+        /// The grace prefixes that are no longer active.
         #[serde(flatten)]
         change: Change,
     },
-    /// The gate rejected a list; the last-good list stays active.
+    /// The gate rejected a list, or it could not be published; the last-good list stays active.
     Refused {
-        /// The reason.
+        /// The reason why the list was rejected or not published.
         reason: String,
-        /// The change that the list would have made.
+        /// The prefixes that the list would have added and removed.
         #[serde(flatten)]
         change: Change,
     },
-    /// The first failed fetch after a success; the last-good list stays active.
+    /// A fetch failed for the first time since the last success; the last-good list stays active.
     Failed {
-        /// The reason.
+        /// The reason why the fetch failed.
         reason: String,
     },
-    /// A fetch succeeded after failures.
+    /// A new answer was accepted after one or several failures.
     Recovered,
-    /// The list is older than `max_age`; it stays active.
+    /// The list became stale: it is older than `max_age`, and stays active.
     Stale {
         /// The time of the last successful fetch.
         fetched: Timestamp,
     },
 }
 
-/// The added and removed prefixes. The counts include prefixes that the lists omit.
+/// The prefixes that a list adds and removes. The counts include prefixes that the two lists omit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The number of added prefixes.
     pub added_count: usize,
     /// The number of removed prefixes.
     pub removed_count: usize,
-    /// The added prefixes, sorted.
+    /// The added prefixes, sorted; possibly only the first ones.
     pub added: Vec<IpNet>,
-    /// The removed prefixes, sorted.
+    /// The removed prefixes, sorted; possibly only the first ones.
     pub removed: Vec<IpNet>,
 }
 
 impl Change {
-    /// Returns the change with these complete lists.
+    /// Returns the change with the complete, sorted lists `added` and `removed`.
     pub fn new(added: Vec<IpNet>, removed: Vec<IpNet>) -> Self {
         Self {
             added_count: added.len(),
@@ -93,7 +93,7 @@ impl Change {
 }
 
 impl Event {
-    /// Returns the event with this generation, which is not known yet during a start.
+    /// Returns the event with the generation `first`; the number is not known yet when a start records its events.
     #[must_use]
     pub fn with_generation(mut self, first: u32) -> Self {
         if let EventKind::Changed { generation, .. } | EventKind::Released { generation, .. } =
@@ -104,7 +104,7 @@ impl Event {
         self
     }
 
-    /// Returns the event with at most `MAX_STORED_PREFIXES` prefixes per list, which limits its size in the history.
+    /// Returns the event with at most [`MAX_STORED_PREFIXES`] added and as many removed prefixes, for the history.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         let change = match &mut self.kind {

@@ -18,18 +18,18 @@ use thiserror::Error;
 
 pub use self::size::{Amount, Family, notes, without_notes};
 
-/// A small list may always lose this many prefixes: its losses are large in percent.
+/// The number of prefixes that a small list may always lose, since its losses are large in percent.
 const FEW: usize = 5;
-/// The most prefixes of a small list.
+/// The most prefixes with which a list counts as small.
 const SMALL: usize = 50;
 
-/// The reason why a list was rejected. The last-good list stays active.
+/// The reason why the gate rejects a list. The last-good list then stays active.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
     /// The list has fewer prefixes than `min`.
     #[error("has {found} prefixes, fewer than the minimum of {min}; lower `min` if that is right")]
     TooFew {
-        /// The number of prefixes.
+        /// The number of prefixes in the list.
         found: usize,
         /// The configured `min`.
         min: usize,
@@ -37,108 +37,108 @@ pub enum Rejection {
     /// The list has more prefixes than `max`.
     #[error("has {found} prefixes, more than the maximum of {max}; raise `max` if that is right")]
     TooMany {
-        /// The number of prefixes.
+        /// The number of prefixes in the list.
         found: usize,
         /// The configured `max`.
         max: usize,
     },
-    /// A prefix of `must_cover` is not covered.
+    /// The list does not cover a prefix of `must_cover`.
     #[error(
         "does not cover {missing}, which `must_cover` requires; change `must_cover` if that is right"
     )]
     NotCovered {
-        /// The missing prefix.
+        /// The prefix of `must_cover` that the list does not cover.
         missing: IpNet,
     },
-    /// The list lost a large part of its addresses.
+    /// The list lost a larger part of its addresses than `max_shrink` allows.
     #[error(
         "has {removed} prefixes less, and with them {lost_percent} % of its {family} addresses; the limit is {max_percent} % {within}; raise `max_shrink` if that is right"
     )]
     Shrunk {
-        /// The number of removed prefixes.
+        /// The number of prefixes that the list lost.
         removed: usize,
-        /// The lost part of the family's addresses, in percent.
+        /// The part of the family's addresses that the list lost, in percent.
         lost_percent: u128,
-        /// The family.
+        /// The address family in which the list lost addresses.
         family: Family,
         /// The configured `max_shrink`, in percent.
         max_percent: u16,
-        /// The list that it is compared with.
+        /// The earlier list with which the new list is compared.
         within: Within,
     },
-    /// The list gained too many addresses.
+    /// The list gained more addresses than `max_growth` allows.
     #[error(
         "adds {grown} to {before}; the limit is {limit} {within}; raise `max_growth` if that is right"
     )]
     Grown {
-        /// The added addresses.
+        /// The number of addresses that the list adds.
         grown: Amount,
-        /// The addresses of the previous list.
+        /// The number of addresses that the earlier list covers.
         before: Amount,
-        /// The most addresses that may be added.
+        /// The most addresses that the list may add.
         limit: Amount,
-        /// The list that it is compared with.
+        /// The earlier list with which the new list is compared.
         within: Within,
     },
-    /// More addresses would be active than the fewest of the growth window allow.
+    /// With the list, more addresses would be active than `max_growth` allows above the fewest of the growth window.
     #[error(
         "raises the active addresses, grace prefixes included, to {next}; the fewest within {} were {fewest}, and the limit is {limit} more; raise `max_growth` if that is right",
         humantime::format_duration(*window)
     )]
     Regrown {
-        /// The addresses that would be active with the list.
+        /// The number of addresses that would be active with the list, grace prefixes included.
         next: Amount,
-        /// The fewest addresses that were active within the window.
+        /// The smallest number of addresses that were active at one time within the growth window.
         fewest: Amount,
-        /// The most addresses that may be added.
+        /// The most addresses by which `next` may exceed `fewest`.
         limit: Amount,
         /// The configured `growth_window`.
         window: Duration,
     },
-    /// The list covers more addresses than `max_addresses`.
+    /// The list and the grace prefixes cover more addresses than `max_addresses`.
     #[error(
         "covers {covered}, more than the maximum of {max}; raise `max_addresses` if that is right"
     )]
     TooManyAddresses {
-        /// The addresses of the list and of the prefixes in their grace period.
+        /// The number of addresses that the list and the grace prefixes cover.
         covered: Amount,
         /// The configured `max_addresses`.
         max: Amount,
     },
-    /// A prefix is shorter than `min_prefix_len`.
+    /// A prefix of the list is shorter than `min_prefix_len`.
     #[error(
         "has {prefix}, which is wider than /{widest}, the widest allowed; set `min_prefix_len` if that is right"
     )]
     TooWide {
-        /// The prefix.
+        /// The prefix that is too short.
         prefix: IpNet,
-        /// The shortest length allowed.
+        /// The configured `min_prefix_len` for the prefix's family.
         widest: u8,
     },
-    /// A prefix overlaps a special-purpose block, which is not used on the internet.
+    /// A prefix of the list overlaps a special-purpose block, which is not used on the internet.
     #[error(
         "has {prefix}, which overlaps {special}: {what} (RFC 6890), not used on the internet; set `allow_special_use = true` if that is right"
     )]
     SpecialUse {
-        /// The prefix.
+        /// The prefix of the list that overlaps the block.
         prefix: IpNet,
-        /// The block of the registry.
+        /// The special-purpose block of IANA's registry.
         special: IpNet,
-        /// The purpose of the block.
+        /// The purpose of the block, such as "private".
         what: &'static str,
     },
-    /// An IPv6 prefix lies outside of `2000::/3`.
+    /// An IPv6 prefix of the list lies outside of `2000::/3`, the block for global unicast.
     #[error(
         "has {prefix}, which is outside of 2000::/3, the IPv6 addresses of the internet; set `allow_special_use = true` if that is right"
     )]
     NotGlobal {
-        /// The prefix.
+        /// The prefix that lies outside of the block.
         prefix: IpNet,
     },
 }
 
 impl Rejection {
-    /// Returns the code of the refusal.
+    /// Returns the stable identifier of the rejection.
     pub fn code(&self) -> ErrorCode {
         if self.is_acceptable() {
             ErrorCode::ListRejected
@@ -147,7 +147,9 @@ impl Rejection {
         }
     }
 
-    /// Returns whether the operator may accept this list. A forbidden prefix needs a change of the configuration instead.
+    /// Returns whether the operator may accept the rejected list by command.
+    ///
+    /// A list with a forbidden prefix needs a change of the configuration instead.
     pub fn is_acceptable(&self) -> bool {
         !matches!(
             self,
@@ -156,28 +158,28 @@ impl Rejection {
     }
 }
 
-/// The lists that a new one is compared with. All are sorted and distinct.
+/// The earlier lists of a source with which the gate compares a new one. All are sorted and distinct.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Before<'l> {
-    /// The last-good list.
+    /// The prefixes of the last-good list.
     pub last: &'l [IpNet],
-    /// The list at the start of the growth window.
+    /// The prefixes of the list that was active at the start of the growth window.
     pub earliest: &'l [IpNet],
-    /// The prefixes in their grace period, which stay active beside the new list.
+    /// The grace prefixes, which stay active beside the new list.
     pub grace: &'l [IpNet],
     /// The prefixes of `grace` that do not count as growth: those that left the list before the growth window, or were
     /// active when the operator accepted a list.
     pub settled: &'l [IpNet],
-    /// The fewest addresses that were active within the growth window, grace prefixes included.
+    /// The smallest number of addresses that were active at one time within the growth window, grace prefixes included.
     pub fewest: PerFamily,
 }
 
-/// The list that a change is measured against.
+/// The earlier list with which the gate compares a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Within {
     /// The last-good list.
     Once,
-    /// The list at the start of the growth window.
+    /// The list at the start of the growth window, which has this length.
     Window(Duration),
 }
 
@@ -192,7 +194,7 @@ impl fmt::Display for Within {
     }
 }
 
-/// Checks a list against the gate of its source and, unless it is the first, against the previous lists.
+/// Checks the list `new` against the gate of `source` and, unless it is the first list, against the lists in `before`.
 ///
 /// With `accepted`, the operator has accepted this list: only its prefixes are checked, not its size and changes.
 pub fn judge(

@@ -14,26 +14,27 @@ use tokio::time::timeout;
 
 use crate::source::fetch;
 
-/// The time limit for parsing, more than any list takes. A fetch that exceeds it hangs, such as on a dead file server.
+/// The time limit for parsing a list, more than any list takes. A fetch that exceeds it hangs, such as on a dead file
+/// server.
 const READING: Duration = Duration::from_mins(2);
 
-/// The most fetches over the network at the same time: vendors count requests, and a small host has few sockets.
+/// The most fetches over the network at the same time: vendors limit requests, and a small host has few sockets.
 const AT_ONCE: usize = 8;
-/// The most files read at the same time. Some may be on a file system that does not respond.
+/// The most fetches of files at the same time. Some may hang on a file system that does not respond.
 const FILES_AT_ONCE: usize = 32;
 
-/// The result of fetching a source.
+/// The result of fetching one source.
 #[derive(Debug)]
 pub struct Gathered {
-    /// The source.
+    /// The source that was fetched.
     pub source: Source,
-    /// The answer, or the error.
+    /// The origin's answer, or the error of the fetch.
     pub answer: Result<Answer>,
-    /// The time after which the server permits the next request, if it states one.
+    /// The time until the server permits the next request, if it states one.
     pub retry_after: Option<Duration>,
 }
 
-/// The fetches in progress.
+/// The fetches that are in progress or queued.
 pub struct Fetches {
     running: JoinSet<(Result<Answer>, Option<Duration>)>,
     sources: HashMap<Id, Source>,
@@ -53,7 +54,8 @@ impl Default for Fetches {
 }
 
 impl Fetches {
-    /// Queues a fetch, which starts as soon as a slot is free. `known` has the validators of the source's last answer.
+    /// Queues a fetch of `source`, which starts as soon as a slot is free. `known` has the validators of its last
+    /// answer.
     pub fn start(&mut self, source: Source, known: Vec<Validator>) {
         // Files have slots of their own, so no server delays them.
         let room = Arc::clone(match source.origin {
@@ -81,12 +83,12 @@ impl Fetches {
         self.sources.insert(task.id(), source);
     }
 
-    /// Returns whether a source is being fetched or queued.
+    /// Returns whether the source named `name` is being fetched or queued.
     pub fn is_running(&self, name: &str) -> bool {
         self.sources.values().any(|source| source.name == name)
     }
 
-    /// Waits for a fetch to finish and returns its result; none if there is no fetch.
+    /// Waits for a fetch to finish and returns its result, or `None` if no fetch is in progress or queued.
     pub async fn next(&mut self) -> Option<Gathered> {
         let (id, answer, retry_after) = match self.running.join_next_with_id().await? {
             Ok((id, (answer, retry_after))) => (id, answer, retry_after),
@@ -104,7 +106,8 @@ impl Fetches {
     }
 }
 
-/// Returns the time limit of a whole fetch: the sum of its timeouts, and the time for parsing.
+/// Returns the time limit for a whole fetch of `source`: the sum of the timeouts of its requests, and the time for
+/// parsing.
 fn deadline(source: &Source) -> Duration {
     let requests = match &source.origin {
         // A page with the link, a conditional request, and an unconditional one.
@@ -117,7 +120,7 @@ fn deadline(source: &Source) -> Duration {
     requests + READING
 }
 
-/// Fetches these sources and returns the results in no particular order.
+/// Fetches `sources`, each with the validators of its last answer, and returns the results in no particular order.
 pub async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gathered> {
     let mut fetches = Fetches::default();
     for (source, known) in sources {

@@ -13,30 +13,30 @@ use crate::gate::{self, Before, Rejection, judge};
 use crate::past;
 use crate::rejected::list_id;
 
-/// An update that the gate accepted.
+/// The new feed of a source, from an answer that the gate accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedUpdate {
     /// The new feed of the source.
     pub feed: Feed,
-    /// The prefixes added to and removed from the list.
+    /// The prefixes that the update adds to the list and removes from it.
     pub difference: Difference,
 }
 
-/// An update that the gate rejected.
+/// A list that the gate rejected, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedUpdate {
-    /// The reason.
+    /// The reason why the gate rejected the list.
     pub rejection: Rejection,
-    /// The difference to the current list.
+    /// The difference from the current list to the rejected one.
     pub difference: Difference,
-    /// The list, which the operator may accept.
+    /// The rejected list, which the operator may accept if `rejection` permits it.
     pub fetched: Fetched,
-    /// The feed that the source keeps, with the ages of this answer.
+    /// The feed that the source keeps, with its ages advanced to this answer; `None` to keep the feed as it is.
     pub kept: Option<Feed>,
 }
 
 impl RejectedUpdate {
-    /// Returns the reason with the source and the remedy, for display.
+    /// Returns the reason with the name of `source` and the remedy, for display.
     pub fn reason(&self, source: &Source) -> String {
         let name = &source.name;
         let reason = format!("source {name}: {}: {}", source.origin, self.rejection);
@@ -50,9 +50,9 @@ impl RejectedUpdate {
     }
 }
 
-/// Evaluates an answer of a source against its current feed `last`.
+/// Evaluates the answer of `source` against `last`, its current feed, and returns its new feed or the rejection.
 ///
-/// With `accepted`, the operator has accepted this list, and only its prefixes are checked, not its size and changes.
+/// With `accepted`, the operator has accepted this list: only its prefixes are checked, not its size and changes.
 pub fn evaluate_update(
     source: &Source,
     last: Option<&Feed>,
@@ -158,7 +158,7 @@ pub fn evaluate_update(
     })
 }
 
-/// Replaces the notes about the size of the feed.
+/// Returns `feed` with new notes about its size instead of the earlier ones.
 fn with_notes(source: &Source, mut feed: Feed) -> Feed {
     feed.notes = gate::without_notes(std::mem::take(&mut feed.notes));
     if !matches!(source.origin, Origin::Prefixes(_) | Origin::Added) {
@@ -174,7 +174,7 @@ fn with_notes(source: &Source, mut feed: Feed) -> Feed {
     feed
 }
 
-/// Adds the previous prefixes of each family without an answer to the list.
+/// Adds to `fetched` the previous prefixes, from `last`, of each family in which a query failed.
 fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
     let kept = std::mem::take(&mut fetched.kept);
     if let Some(last) = last.filter(|_| !kept.is_empty()) {
@@ -188,7 +188,9 @@ fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
     fetched
 }
 
-/// Returns the feed without the prefixes whose grace period is over, and these prefixes; none if there are none.
+/// Returns `feed` without the grace prefixes whose grace period ended by `now`, and these prefixes.
+///
+/// `None` means that no grace period has ended.
 pub fn expire_grace(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
     let (grace, gone): (Vec<GracePrefix>, Vec<GracePrefix>) =
         feed.grace.iter().partition(|grace| grace.until > now);
@@ -205,13 +207,15 @@ pub fn expire_grace(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
     })
 }
 
-/// Returns the latest end of a grace period. Clamps ends that a longer configured grace period or a clock that was
-/// ahead has set.
+/// Returns the latest time at which a grace period of `source` may end: `now` plus its configured grace period.
+///
+/// Stored ends are clamped to it, since a longer grace period or a clock that was ahead may have set a later one.
 fn end_of_grace(source: &Source, now: Timestamp) -> Timestamp {
     now.saturating_add(source.grace).unwrap_or(Timestamp::MAX)
 }
 
-/// Returns the grace prefixes: those of `last` that are not listed again, and the removed ones.
+/// Returns the new grace prefixes of `source`, sorted: those of `last` that are not in `listed`, and those in
+/// `removed`.
 fn grace_prefixes(
     source: &Source,
     last: Option<&Feed>,

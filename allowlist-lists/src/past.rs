@@ -15,27 +15,33 @@ use allowlist_policy::{Feed, PastChange, PerFamily, Source};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-/// Changes within this part of the window become one entry, so an entry ends at most this part too late.
+/// The growth window is divided into this many parts. Changes within one part become one entry, so an entry is dropped
+/// at most one part too late.
 const PARTS: u32 = 8;
-/// No more than this part of the window passes between two answers.
+/// The age of a list advances by at most the growth window divided by this number between two answers.
 const STEPS: u32 = 4;
-/// Entries that together hold more prefixes than this become one entry.
+/// The most prefixes that all entries together may hold; if they hold more, they are merged into one entry.
 const MOST_PREFIXES: usize = 500_000;
 
-/// Returns the list at the start of the window, or the source's first list if the source is younger. `changes` are those
-/// that led to `prefixes`, the newest first.
+/// Returns the list at the start of the growth window, or the source's first list if the source is younger.
+///
+/// `changes` are those that led to the list `prefixes`, newest first.
 pub fn earliest(changes: &[PastChange], prefixes: &[IpNet]) -> Vec<IpNet> {
     let undo = |list: Vec<IpNet>, change: &PastChange| merge(&list, &change.removed, &change.added);
     changes.iter().fold(prefixes.to_vec(), undo)
 }
 
-/// Returns the fewest addresses that were active at one time since the start of the window, grace prefixes included.
+/// Returns the smallest number of addresses of `feed` that were active at one time within the growth window.
+///
+/// Grace prefixes count as active.
 pub fn fewest(feed: &Feed, now: Timestamp) -> PerFamily {
     let before_changes = feed.changes.iter().filter_map(|change| change.fewest);
     before_changes.fold(active(feed, now), PerFamily::least)
 }
 
-/// Returns the feed at the time of an answer: with the ages of that time, and without the changes before the window.
+/// Returns `feed` with its ages advanced to `now`.
+///
+/// Changes that are older than the growth window of `source` are omitted.
 pub fn aged(source: &Source, feed: &Feed, now: Timestamp) -> Feed {
     let window = source.gate.growth_window.as_secs();
     let passed = passed(source, feed, now);
@@ -54,8 +60,9 @@ pub fn aged(source: &Source, feed: &Feed, now: Timestamp) -> Feed {
     aged
 }
 
-/// Returns the changes that lead to the list `prefixes`, which replaces the list of `last` now. The ages of `last` must be
-/// current.
+/// Returns the changes of a source after the list `prefixes` replaces that of `last` at the time `now`.
+///
+/// The ages in `last` must be advanced to `now`, as by [`aged`].
 pub fn changes(
     source: &Source,
     last: &Feed,
@@ -89,7 +96,7 @@ pub fn changes(
     changes
 }
 
-/// Returns the change from one list to another, with age 0.
+/// Returns the change from the list `before` to the list `after`, whose newest part has the age 0.
 fn between(
     before: &[IpNet],
     after: &[IpNet],
@@ -106,7 +113,7 @@ fn between(
     }
 }
 
-/// Returns the number of active addresses: those of the list, and of the prefixes in their grace period.
+/// Returns the number of addresses of `feed` that are active at the time `now`, grace prefixes included.
 fn active(feed: &Feed, now: Timestamp) -> PerFamily {
     let grace = feed.grace.iter().filter(|grace| grace.until > now);
     let mut active = feed.prefixes.clone();
@@ -118,15 +125,17 @@ fn active(feed: &Feed, now: Timestamp) -> PerFamily {
     }
 }
 
-/// Returns the time between two answers, limited to two intervals or a part of the window, because the clock may have
-/// been set forward, or the host may have been off.
+/// Returns the time from the last answer to `now`, limited to two intervals of fetching or a part of the growth window.
+///
+/// The limit is the larger of the two. It is needed because the clock may have been set forward, or the host may have
+/// been off.
 fn passed(source: &Source, last: &Feed, now: Timestamp) -> Duration {
     let believed = (source.gate.growth_window / STEPS).max(source.every * 2);
     let passed = now.duration_since(last.answered);
     Duration::try_from(passed).unwrap_or_default().min(believed)
 }
 
-/// Returns the list with `more` and without `less`. All are sorted and distinct.
+/// Returns `list` with the prefixes in `more` and without those in `less`. All three are sorted and distinct.
 fn merge(list: &[IpNet], more: &[IpNet], less: &[IpNet]) -> Vec<IpNet> {
     let mut merged = Vec::with_capacity(list.len() + more.len());
     let (mut list, mut more) = (list.iter().peekable(), more.iter().peekable());

@@ -12,40 +12,40 @@ use jiff::Timestamp;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-/// Half of a SHA-256, which is long enough that no vendor finds two lists with one id.
+/// The length of an id: half of a SHA-256, which is long enough that no vendor finds two lists with one id.
 const ID_BYTES: usize = 16;
 
-/// The rejected lists of all sources.
+/// A list that the gate rejected and that waits for the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedLists {
-    /// The rejected lists, by the name of the source.
+    /// The rejected lists, by the name of their source.
     pub sources: BTreeMap<String, RejectedList>,
 }
 
 /// A list that the gate rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedList {
-    /// The checksum that identifies this list.
+    /// The checksum that identifies this list of this source.
     pub id: String,
     /// The time at which the list was fetched.
     pub fetched: Timestamp,
-    /// The reason for the rejection.
+    /// The reason why the gate rejected the list.
     pub reason: String,
-    /// Whether the operator may accept this list.
+    /// Whether the operator may accept this list by command.
     pub acceptable: bool,
-    /// The number of prefixes.
+    /// The number of prefixes in the list.
     pub prefixes: usize,
-    /// The changes from the active list to this one.
+    /// The difference from the active list to this one.
     #[serde(flatten)]
     pub difference: Difference,
 }
 
-/// Returns the command that accepts one list.
+/// Returns the command line that accepts the list with the id `id` of the source `source`.
 pub fn command(source: &str, id: &str) -> String {
     format!("allowlist accept {source} {id}")
 }
 
-/// Returns the id of a source's list. `prefixes` must be sorted and distinct.
+/// Returns the id of the list `prefixes` of the source named `source`. `prefixes` must be sorted and distinct.
 pub fn list_id(source: &str, prefixes: &[IpNet]) -> String {
     let mut context = Context::new(&SHA256);
     context.update(source.as_bytes());

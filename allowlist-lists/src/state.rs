@@ -1,8 +1,8 @@
 //! The state directory: the last-good lists on disk, for the next start.
 //!
-//! Invariants: a list is stored atomically; a damaged list, or one from another origin than the configured one, is never
-//! returned; only the owner can write to the directory; one process at a time holds its lock; every access has a time
-//! limit.
+//! Invariants: a list is stored atomically; a damaged list, or one from another origin than the configured one, is
+//! never returned; only the owner can write to the directory; one process at a time holds its lock; every access has a
+//! time limit.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -25,21 +25,21 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
-/// The version of the format; incremented when older versions would misread a file.
+/// The version of the file format, incremented when older versions of the program would misread a file.
 const FORMAT: u32 = 4;
-/// The largest file of a list, in bytes; sufficient for the largest `max_prefixes`.
+/// The maximum size of a stored list's file, in bytes; sufficient for the largest `max_prefixes`.
 const MAX_FEED_BYTES: u64 = 128 << 20;
 
-/// The time limit for opening the directory.
+/// The time limit for opening and checking the state directory.
 const OPENING: Duration = Duration::from_secs(2);
 
-/// A state directory, with one file per source.
+/// The state directory, which holds the last-good list of each source in a file of its own.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
 }
 
-/// The lock of a directory, until it is dropped.
+/// The lock of a state directory, held until this value is dropped.
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
 pub struct StateLock {
@@ -47,7 +47,7 @@ pub struct StateLock {
 }
 
 impl StateDir {
-    /// Opens the directory, and creates a missing one (mode 0700).
+    /// Opens the state directory at `path` for reading and writing, and creates a missing one (mode 0700).
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let folder = path.to_owned();
         let is_shared = within(
@@ -74,14 +74,14 @@ impl StateDir {
         }
     }
 
-    /// Returns a directory that could not be opened, for a process that continues without it.
+    /// Returns the state directory at `path` without opening it, for a process that continues after opening failed.
     pub fn unopened(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
         }
     }
 
-    /// Opens the directory for reading; `None` if it is missing.
+    /// Opens the state directory at `path` for reading, or returns `None` if it does not exist.
     pub fn find(path: &Path) -> Result<Option<Self>, StateError> {
         let folder = path.to_owned();
         match access(path, move || fs::read_dir(&folder).map(drop)) {
@@ -96,12 +96,12 @@ impl StateDir {
         }
     }
 
-    /// Returns the path.
+    /// Returns the path of the state directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Locks the directory; fails if another process has the lock.
+    /// Locks the state directory for this process; fails if another process has the lock.
     ///
     /// The directory itself is locked, which needs neither space nor write access, so that the filter can start on a
     /// full disk.
@@ -129,8 +129,9 @@ impl StateDir {
         }
     }
 
-    /// Returns the process with the lock, for display: `process 123 (allowlist)`; `None` if there is none, or it is
-    /// unknown.
+    /// Returns the process that holds the lock of the directory, for display: `process 123 (allowlist)`.
+    ///
+    /// `None` means that no process holds the lock, or that the process is unknown.
     pub fn holder(&self) -> Option<String> {
         let path = self.path.clone();
         access(&self.path, move || {
@@ -139,7 +140,7 @@ impl StateDir {
         .ok()?
     }
 
-    /// Returns the stored list of a source, if there is one.
+    /// Returns the stored list of `source`, or `None` if none is stored.
     ///
     /// # Errors
     /// Fails if the file must not be used; the caller logs the error and continues without a list. A damaged file is
@@ -149,7 +150,8 @@ impl StateDir {
             .map_err(|error| self.set_aside(source, error))
     }
 
-    /// Renames a damaged file, to keep it for analysis.
+    /// Renames the file of `source` if `error` says that it is damaged, to keep it for analysis; returns `error` with
+    /// the new name.
     fn set_aside(&self, source: &Source, error: StateError) -> StateError {
         match error {
             StateError::Damaged { path, problem, .. } => {
@@ -165,8 +167,9 @@ impl StateDir {
         }
     }
 
-    /// Returns the stored list as [`Self::load`] does, within a shorter time limit. A list that is read later is passed to
-    /// `late`.
+    /// Returns the stored list of `source` as [`Self::load`] does, but gives up after the time `limit`.
+    ///
+    /// A list that is read after this time is passed to `late`.
     pub fn load_or_later(
         &self,
         source: &Source,
@@ -189,7 +192,7 @@ impl StateDir {
             .map_err(|error| self.set_aside(source, error))
     }
 
-    /// Returns the stored list as [`Self::load`] does, without renaming a damaged file.
+    /// Returns the stored list of `source` as [`Self::load`] does, but does not rename a damaged file.
     pub fn load_readonly(&self, source: &Source) -> Result<Option<Feed>, StateError> {
         if fingerprint(source).is_none() {
             return Ok(None);
@@ -197,7 +200,7 @@ impl StateDir {
         self.decode(source, Open::state(MAX_FEED_BYTES).read(&self.file(source)))
     }
 
-    /// Decodes the file of a source.
+    /// Decodes `read`, the content of the file of `source`; returns `None` if the file does not exist.
     fn decode(
         &self,
         source: &Source,
@@ -248,7 +251,8 @@ impl StateDir {
         }))
     }
 
-    /// Stores the list of a source durably. Configured and built-in lists are not stored.
+    /// Stores `feed` as the last-good list of `source`, durably. Lists in the configuration and built-in lists are not
+    /// stored.
     pub fn store(&self, source: &Source, feed: &Feed) -> Result<(), StateError> {
         let Some(origin) = fingerprint(source) else {
             return Ok(());
@@ -275,7 +279,7 @@ impl StateDir {
         self.replace(path, bytes)
     }
 
-    /// Replaces a file of the directory atomically and durably.
+    /// Replaces the file `name` in the directory by one with the content `bytes`, atomically and durably.
     pub fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), StateError> {
         self.replace(self.path.join(name), bytes)
     }
@@ -305,13 +309,13 @@ impl StateDir {
     }
 }
 
-/// Renames a file of a state directory.
+/// Renames the file `from` of a state directory to `to`, within a time limit.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let (place, to) = (from.to_owned(), to.to_owned());
     access(from, move || fs::rename(&place, &to))
 }
 
-/// Accesses a state directory on a thread of its own, within a time limit.
+/// Runs `work`, which accesses `place` in a state directory, on a thread of its own and within a time limit.
 fn access<T: Send + 'static>(
     place: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -319,7 +323,7 @@ fn access<T: Send + 'static>(
     within(place, PATIENCE, work, drop)?
 }
 
-/// Returns the remedy for an I/O error.
+/// Returns the remedy for the I/O error `cause`, as a part of a message.
 fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::PermissionDenied => "only its owner may read it, try sudo",
@@ -331,21 +335,21 @@ fn remedy(cause: &io::Error) -> &'static str {
     }
 }
 
-/// An error of the state directory.
+/// The reason why the state directory or one of its files cannot be used.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// An I/O error.
+    /// An operation on the directory or on a file in it failed.
     #[error("{}: {cause}; {}", path.display(), remedy(cause))]
     Io {
-        /// The file or the directory.
+        /// The path of the file or directory.
         path: PathBuf,
-        /// The error.
+        /// The error of the operating system, or the reason why the path is not trusted.
         cause: io::Error,
     },
-    /// Other users can write to the directory.
+    /// Users other than the owner can write to the directory, or it has another owner.
     #[error("{}: other users can write to the directory; change its owner to this user and its mode to 0700, or choose another --state-dir", path.display())]
     Shared {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
     },
     /// Another process has the lock of the directory.
@@ -355,47 +359,47 @@ pub enum StateError {
         holder.as_deref().unwrap_or("another process")
     )]
     Locked {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
-        /// The process, if known: `process 123 (allowlist)`.
+        /// The process that has the lock, such as `process 123 (allowlist)`; `None` if it is unknown.
         holder: Option<String>,
     },
-    /// The file is damaged.
+    /// The file of a list is damaged.
     #[error(
         "{}: damaged and ignored: {problem}{}",
         path.display(),
         kept.as_ref().map_or_else(String::new, |kept| format!("; renamed to {}", kept.display()))
     )]
     Damaged {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The damage.
+        /// What is wrong with the content of the file.
         problem: String,
-        /// The new name, if it was renamed.
+        /// The new path of the file; `None` if it was not renamed.
         kept: Option<PathBuf>,
     },
-    /// Another version of the program wrote the file.
+    /// Another version of the program wrote the file, in a format that this version does not read.
     #[error("{}: ignored, since its format is {format}, and this version reads format {FORMAT}; it will be replaced", path.display())]
     Format {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The version of its format.
+        /// The version of the file's format.
         format: u32,
     },
-    /// The list is of another origin than the configured one.
+    /// The stored list comes from another origin than the source's configured one.
     #[error("{}: ignored, since its list is from {stored}, and the source is {configured} now; it will be replaced", path.display())]
     OtherOrigin {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The origin of the stored list.
+        /// The origin from which the stored list was fetched.
         stored: String,
-        /// The configured origin.
+        /// The origin that the source has in the configuration.
         configured: String,
     },
 }
 
 impl StateError {
-    /// Returns the stable identifier.
+    /// Returns the stable identifier of the error.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Io { cause, .. } if cause.kind() == ErrorKind::PermissionDenied => {
@@ -417,7 +421,7 @@ impl StateError {
 #[derive(Serialize, Deserialize)]
 struct Stored {
     format: u32,
-    /// The checksum of the content's JSON.
+    /// The CRC-32 of the JSON text of `content`.
     crc32: u32,
     content: Content,
 }
@@ -456,7 +460,7 @@ impl Stored {
     }
 
     fn decode(bytes: &[u8]) -> Result<Content, Undecodable> {
-        /// The common fields of all formats.
+        /// The field that files of all formats have.
         #[derive(Deserialize)]
         struct Header {
             format: u32,
@@ -480,9 +484,9 @@ impl Content {
     }
 }
 
-/// Returns the identity of a source's list, which a stored list must match; `None` if the list is never stored.
+/// Returns the identity of the list of `source`, which a stored list must match; `None` if the list is never stored.
 ///
-/// Credentials are not part of it. A query is, as a checksum, since it may select another list.
+/// Credentials are not part of the identity. The query of a URL is, as a checksum, since it may select another list.
 fn fingerprint(source: &Source) -> Option<String> {
     let read_as = |origin: String, format: &Format, usual: &Format| {
         if format == usual {

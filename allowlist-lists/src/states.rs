@@ -16,10 +16,10 @@ use crate::event::{Change, Event, EventKind};
 use crate::list_update::{AcceptedUpdate, RejectedUpdate, evaluate_update, expire_grace};
 use crate::rejected::{RejectedList, RejectedLists, list_id};
 
-/// Two times that are no further apart count as one: reading the clock never takes that long.
+/// The time difference up to which two times count as one, since reading the clock never takes that long.
 const MOMENT: SignedDuration = SignedDuration::from_secs(5);
 
-/// The states of all sources.
+/// The states of all sources: their feeds, and the health of those with a failure or a stale list.
 #[derive(Clone, Debug, Default)]
 pub struct SourceStates {
     feeds: Snapshot,
@@ -30,46 +30,46 @@ pub struct SourceStates {
 /// The health of a source with a failure or a stale list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceHealth {
-    /// The reason why the last fetch activated no list.
+    /// The reason why the last fetch activated no list; `None` after a success.
     pub failure: Option<String>,
-    /// The code of `failure`.
+    /// The stable identifier of the error in `failure`.
     pub failure_code: Option<ErrorCode>,
     /// The number of consecutive fetches that activated no list.
     pub failures: u32,
-    /// The list that the gate rejected last.
+    /// The list that the gate rejected last, if it still waits for the operator.
     pub rejected: Option<Fetched>,
-    /// The id of the rejected list.
+    /// The id of the list in `rejected`.
     pub rejected_id: Option<String>,
-    /// The reason why the gate rejected the list.
+    /// The reason why the gate rejected the list in `rejected`.
     pub rejection: Option<String>,
-    /// Whether the operator may accept the rejected list.
+    /// Whether the operator may accept the list in `rejected`.
     pub is_acceptable: bool,
-    /// Whether the event about the stale list was emitted.
+    /// Whether the event that the list is stale was emitted already.
     pub is_stale: bool,
 }
 
 impl SourceHealth {
-    /// Returns whether there is a rejected list that the operator may accept.
+    /// Returns whether the source has a rejected list that the operator may accept.
     pub fn has_acceptable_list(&self) -> bool {
         self.rejected.is_some() && self.is_acceptable
     }
 }
 
-/// A feed that is ready to be committed.
+/// A new feed of a source that passed the gate and is ready to be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
     /// The name of the source.
     pub source: String,
-    /// The feed of the source.
+    /// The new feed of the source.
     pub feed: Feed,
-    /// Whether the active prefixes change, so a generation has to be published.
+    /// Whether the proposal changes the active prefixes, so that a generation has to be published.
     pub needs_publish: bool,
     delta: Option<ListDelta>,
-    /// The grace prefixes that expire because the grace period is shorter now.
+    /// The grace prefixes whose grace period ends because the source's configured grace period is shorter now.
     expired: Vec<IpNet>,
 }
 
-/// The change from the previous list.
+/// The change from a source's previous list to the proposed one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ListDelta {
     difference: Difference,
@@ -84,7 +84,7 @@ impl ListDelta {
 }
 
 impl SourceStates {
-    /// Returns the states with the last-good lists.
+    /// Returns the states of sources with these feeds, and without failures.
     pub fn new(feeds: Snapshot) -> Self {
         Self {
             feeds,
@@ -97,18 +97,18 @@ impl SourceStates {
         &self.feeds
     }
 
-    /// Returns the feed of a source.
+    /// Returns the feed of the source named `name`, or `None` if it has no list yet.
     pub fn feed(&self, name: &str) -> Option<&Feed> {
         self.feeds.get(name)
     }
 
-    /// Moves the state of a source here.
+    /// Moves the feed and the health of the source named `name` from the states `from` to these states.
     pub fn move_from(&mut self, name: &str, from: &mut Self) {
         self.feeds.extend(from.feeds.remove_entry(name));
         self.health.extend(from.health.remove_entry(name));
     }
 
-    /// Sets or removes a feed without a proposal.
+    /// Sets the feed of the source named `name`, or removes it if `feed` is `None`. Emits no events.
     pub fn set_feed(&mut self, name: &str, feed: Option<Feed>) {
         match feed {
             Some(feed) => self.feeds.insert(name.to_owned(), feed),
@@ -116,19 +116,19 @@ impl SourceStates {
         };
     }
 
-    /// Returns the health of a source that has a failure or a stale list.
+    /// Returns the health of the source named `name`, or `None` if it has neither a failure nor a stale list.
     pub fn health(&self, name: &str) -> Option<&SourceHealth> {
         self.health.get(name)
     }
 
-    /// Returns the ids of the rejected lists, by source.
+    /// Returns the ids of the rejected lists, by the name of their source.
     pub fn rejected_ids(&self) -> BTreeMap<&str, &str> {
         let ids = self.health.iter();
         ids.filter_map(|(name, health)| Some((&**name, health.rejected_id.as_deref()?)))
             .collect()
     }
 
-    /// Returns the rejected lists, compared with the active ones.
+    /// Returns the rejected lists of all sources, each with its difference from the active list.
     pub fn rejected(&self) -> RejectedLists {
         let list = |(name, health): (&String, &SourceHealth)| {
             let fetched = health.rejected.as_ref()?;
@@ -148,7 +148,7 @@ impl SourceStates {
         }
     }
 
-    /// Evaluates an answer of a source.
+    /// Evaluates the answer of `source` against its current feed, and returns the new feed as a proposal.
     ///
     /// # Errors
     /// The gate rejects the list.
@@ -163,8 +163,9 @@ impl SourceStates {
         Ok(proposal(source, last, update, false))
     }
 
-    /// Judges the list of a source that answered before its last-good list was read, as the list after the last-good
-    /// one. None if the source has not answered.
+    /// Evaluates the present list of `source` as if it came after `last_good`, which was read from disk too late.
+    ///
+    /// `None` means that the source has not answered. An error means that the gate rejects the list.
     pub fn propose_after(
         &self,
         source: &Source,
@@ -181,7 +182,9 @@ impl SourceStates {
         Some(update.map(|update| proposal(source, Some(last_good), update, false)))
     }
 
-    /// Evaluates the list that was rejected last, as accepted by the operator; none if there is none.
+    /// Evaluates the rejected list of `source` as accepted by the operator.
+    ///
+    /// `None` means that the source has no rejected list that the operator may accept.
     pub fn propose_rejected(
         &self,
         source: &Source,
@@ -194,8 +197,9 @@ impl SourceStates {
         Some(update.map(|update| proposal(source, last, update, true)))
     }
 
-    /// Removes the grace prefixes of all sources whose grace period is over. `publish` gets the new states and returns the
-    /// generation; if it fails, nothing changes.
+    /// Removes the grace prefixes of all sources whose grace period ended by `now`, and returns the events.
+    ///
+    /// `publish` gets the new states and returns the generation; if it fails, the states stay as they were.
     pub fn expire_grace<E>(
         &mut self,
         now: Timestamp,
@@ -226,14 +230,16 @@ impl SourceStates {
         Ok(released.collect())
     }
 
-    /// Returns the time at which the next grace period ends.
+    /// Returns the earliest time at which a grace period of any source ends, or `None` if there are no grace prefixes.
     pub fn next_expiry(&self) -> Option<Timestamp> {
         let grace = self.feeds.values().flat_map(|feed| &feed.grace);
         grace.map(|grace| grace.until).min()
     }
 
-    /// Commits a proposal. `publish` gets the new states and returns the generation; if it fails, nothing changes, and the
-    /// change is returned with the error.
+    /// Makes the proposed feed the feed of its source, clears the source's failure, and returns the events.
+    ///
+    /// `publish` gets the new states and returns the generation. If it fails, the states stay as they were, and its
+    /// error is returned with the change that the list would have made.
     pub fn commit<E>(
         &mut self,
         proposal: Proposal,
@@ -277,7 +283,7 @@ impl SourceStates {
         Ok(events(&name, now, happened))
     }
 
-    /// Records that the source cannot be fetched, or that its answer is not a valid list.
+    /// Records that fetching the source named `name` failed, or gave no valid list; returns the events.
     pub fn record_failure(
         &mut self,
         name: &str,
@@ -294,7 +300,7 @@ impl SourceStates {
         events(name, now, happened)
     }
 
-    /// Records that the gate rejected a list.
+    /// Records that the gate rejected a list of the source named `name`, and returns the events.
     pub fn record_rejection(
         &mut self,
         name: &str,
@@ -323,7 +329,7 @@ impl SourceStates {
         events(name, now, happened)
     }
 
-    /// Records that a list passed the gate and cannot be published.
+    /// Records that a list of the source named `name` passed the gate but could not be published; returns the events.
     pub fn record_unpublished(
         &mut self,
         name: &str,
@@ -342,7 +348,7 @@ impl SourceStates {
         events(name, now, happened)
     }
 
-    /// Marks the sources whose lists are stale, and returns an event for each that was not marked yet.
+    /// Marks each of `sources` whose list is stale; returns an event for each that was not marked before.
     pub fn mark_stale<'s>(
         &mut self,
         sources: impl Iterator<Item = &'s Source>,
@@ -364,8 +370,10 @@ impl SourceStates {
         happened
     }
 
-    /// Shifts stored times after the clock was set forward to `now`, so no grace period ends early. After the clock was
-    /// set back, times stay later than they should be until the next answer, which is harmless.
+    /// Shifts stored times by `by` after the clock was set forward to `now`, so that no grace period ends early.
+    ///
+    /// Does nothing after the clock was set back: times then stay later than they should be until the next answer,
+    /// which is harmless.
     pub fn apply_clock_step(&mut self, now: Timestamp, by: SignedDuration) {
         let Ok(before) = now.checked_sub(by) else {
             return;
@@ -374,8 +382,8 @@ impl SourceStates {
             return;
         }
         for feed in self.feeds.values_mut() {
-            // A time after anything that this clock has shown was taken before a boot, or after the clock was set, and is
-            // right.
+            // A time after anything that this clock has shown was taken before a boot, or after the clock was set, and
+            // is right.
             for time in [&mut feed.fetched, &mut feed.answered] {
                 if *time <= before.saturating_add(MOMENT).unwrap_or(before) {
                     *time = time.saturating_add(by).unwrap_or(*time);
@@ -394,7 +402,7 @@ fn longest_grace() -> SignedDuration {
     SignedDuration::try_from(Source::LONGEST_GRACE).unwrap_or(SignedDuration::MAX)
 }
 
-/// Returns whether a list is stale: fetched longer ago than `max_age`.
+/// Returns whether the list of `source` is stale at the time `now`: fetched longer ago than `max_age`.
 pub fn is_stale(source: &Source, feed: &Feed, now: Timestamp) -> bool {
     let age: Result<Duration, _> = now.duration_since(feed.fetched).try_into();
     // The age of a list from the future is unknown.
@@ -449,7 +457,7 @@ fn proposal(
     }
 }
 
-/// Returns whether a prefix is in its grace period. `grace` is sorted.
+/// Returns whether `prefix` is one of the grace prefixes in `grace`, which must be sorted.
 fn is_in_grace(grace: &[GracePrefix], prefix: &IpNet) -> bool {
     grace
         .binary_search_by_key(prefix, |grace| grace.prefix)

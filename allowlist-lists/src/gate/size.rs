@@ -12,19 +12,21 @@ use ipnet::IpNet;
 
 use super::{Before, Rejection, Within};
 
-/// A list may always grow by this many addresses, those of an IPv4 /20 and an IPv6 /28: the growth of small lists is
-/// large in percent.
+/// The number of addresses by which a list may always grow: those of an IPv4 /20 and an IPv6 /28.
+///
+/// The growth of a small list is large in percent, so `max_growth` alone would reject it.
 const FREE_GROWTH: PerFamily = PerFamily {
     v4: 1 << 12,
     v6: 1 << 100,
 };
-/// The free growth of a file, which its owner edits: the addresses of an IPv4 /16 and an IPv6 /20.
+/// The number of addresses by which a local file may always grow, since its owner edits it: an IPv4 /16 and an IPv6
+/// /20.
 const FREE_GROWTH_OF_FILES: PerFamily = PerFamily {
     v4: 1 << 16,
     v6: 1 << 108,
 };
 
-/// The beginning of the notes that this module writes.
+/// The text with which all notes about the size of a list begin.
 const NOTE: &str = "covers ";
 
 /// An address family.
@@ -40,7 +42,7 @@ impl Family {
     /// Both families.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Returns the test whether a prefix belongs to this family.
+    /// Returns a function that tells whether a prefix belongs to this family.
     pub(super) fn is_family(self) -> fn(&IpNet) -> bool {
         match self {
             Self::V4 => is_v4,
@@ -48,7 +50,7 @@ impl Family {
         }
     }
 
-    /// Returns the number for this family.
+    /// Returns the one of the two `numbers` that is for this family.
     fn of(self, numbers: PerFamily) -> u128 {
         match self {
             Self::V4 => numbers.v4,
@@ -66,10 +68,10 @@ impl fmt::Display for Family {
     }
 }
 
-/// A number of addresses of a family.
+/// A number of addresses of one family, with its display form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amount {
-    /// The family.
+    /// The address family of the counted addresses.
     pub family: Family,
     /// The number of addresses.
     pub addresses: u128,
@@ -92,8 +94,9 @@ impl fmt::Display for Amount {
     }
 }
 
-/// Rejects a list that covers more than `max_addresses`, grace prefixes included. A list that adds no address is not
-/// rejected for this, since the previous list covers as much.
+/// Rejects the list `new` if it covers more addresses than `max_addresses`, grace prefixes included.
+///
+/// A list that adds no address is not rejected for this, since the previous list covers as much.
 pub(super) fn check_addresses(
     source: &Source,
     before: Option<Before<'_>>,
@@ -116,10 +119,12 @@ pub(super) fn check_addresses(
     Ok(())
 }
 
-/// Rejects a list that adds too many addresses: to the last list at once, to the list at the start of the growth
-/// window in all, or to the fewest addresses that were active within the window.
+/// Rejects the list `new` if it adds more addresses than `max_growth` allows.
 ///
-/// A list that adds no address to the active ones is not refused. So all that is active at the end of any window was
+/// The added addresses are compared with three numbers: those of the last list, those of the list at the start of the
+/// growth window, and the fewest that were active within the window.
+///
+/// A list that adds no address to the active ones is not rejected. So all that is active at the end of any window was
 /// active at its start, or was compared with a number that is no greater than the one at its start.
 pub(super) fn check_growth(
     source: &Source,
@@ -172,8 +177,9 @@ pub(super) fn check_growth(
     Ok(())
 }
 
-/// Returns the prefixes that are active now, and those that would be with a new list. A list that is the whole result is
-/// not copied.
+/// Returns two lists: the prefixes that are active now, and those that would be active with the list `new`.
+///
+/// A list that is the whole result is not copied.
 fn activities<'l>(
     source: &Source,
     before: Before<'l>,
@@ -190,17 +196,19 @@ fn activities<'l>(
     (active, next)
 }
 
-/// Returns the number of addresses that a list covers.
+/// Returns the number of addresses in `family` that `list` covers.
 fn covered(list: &[IpNet], family: Family) -> u128 {
     difference::covered(list, family.is_family())
 }
 
-/// Returns the number of addresses of `new` that `old` does not cover.
+/// Returns the number of addresses in `family` that `new` covers and `old` does not.
 fn added(old: &[IpNet], new: &[IpNet], family: Family) -> u128 {
     lost(new, old, family.is_family()).1
 }
 
-/// Returns the notes for the operator about the size of an active list.
+/// Returns a note for the operator for each family in which `active` covers at least `notable_addresses` addresses.
+///
+/// `active` are the active prefixes of `source`, sorted.
 pub fn notes(source: &Source, active: &[IpNet]) -> Vec<String> {
     let mut notes = Vec::new();
     for family in Family::BOTH {
@@ -215,13 +223,13 @@ pub fn notes(source: &Source, active: &[IpNet]) -> Vec<String> {
     notes
 }
 
-/// Returns the notes of a list without those about its size.
+/// Returns `notes` without those that [`notes`] wrote about the size of the list.
 pub fn without_notes(notes: Vec<String>) -> Vec<String> {
     let is_other = |note: &String| !note.starts_with(NOTE);
     notes.into_iter().filter(is_other).collect()
 }
 
-/// Returns thousandths of a number, which may be as large as the number of IPv6 addresses.
+/// Returns `number` times `thousandths` / 1000, without overflow for numbers as large as that of all IPv6 addresses.
 fn part(number: u128, thousandths: u32) -> u128 {
     let thousandths = u128::from(thousandths);
     match number.checked_mul(thousandths) {
@@ -230,7 +238,7 @@ fn part(number: u128, thousandths: u32) -> u128 {
     }
 }
 
-/// Returns both lists as one, sorted.
+/// Returns the prefixes of both lists in one sorted list.
 fn united<'l>(one: &'l [IpNet], other: &[IpNet]) -> Cow<'l, [IpNet]> {
     if other.is_empty() {
         return Cow::Borrowed(one);

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Returns the special-purpose block that `prefix` overlaps, and its purpose.
+/// Returns the special-purpose block that `prefix` overlaps and the purpose of the block, or `None` if there is none.
 pub(super) fn special_use(prefix: IpNet) -> Option<(IpNet, &'static str)> {
     let meets = |block: &IpNet| block.contains(&prefix) || prefix.contains(block);
     match prefix {
@@ -33,8 +33,10 @@ pub(super) fn is_global_unicast(prefix: IpNet) -> bool {
     }
 }
 
-/// The blocks that IANA's registry of special-purpose addresses (RFC 6890) lists as not globally reachable, those that
-/// embed any IPv4 address, and multicast, which is never a source.
+/// The special-purpose blocks of IPv4: first address, prefix length and purpose.
+///
+/// These are the blocks that IANA's registry of special-purpose addresses (RFC 6890) lists as not globally reachable,
+/// those that embed any IPv4 address, and multicast, which is never a source.
 const V4: &[([u8; 4], u8, &str)] = &[
     ([0, 0, 0, 0], 8, "\"this network\""),
     ([10, 0, 0, 0], 8, "private"),
@@ -53,7 +55,7 @@ const V4: &[([u8; 4], u8, &str)] = &[
     ([240, 0, 0, 0], 4, "reserved"),
 ];
 
-/// The special-purpose blocks of IPv6.
+/// The special-purpose blocks of IPv6: first address, prefix length and purpose.
 const V6: &[([u16; 8], u8, &str)] = &[
     ([0, 0, 0, 0, 0, 0, 0, 0], 127, "unspecified or loopback"),
     ([0, 0, 0, 0, 0, 0xffff, 0, 0], 96, "IPv4 mapped"),
