@@ -104,7 +104,7 @@ impl Event {
         self
     }
 
-    /// Returns the event with at most [`MAX_STORED_PREFIXES`] added and as many removed prefixes, for the history.
+    /// Returns the event with at most `MAX_STORED_PREFIXES` added and as many removed prefixes, for the history.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         let change = match &mut self.kind {
