@@ -20,7 +20,7 @@ pub struct Feed {
     pub grace: Vec<GracePrefix>,
     /// The time when the origin last delivered the list or confirmed it as unchanged.
     pub fetched: Timestamp,
-    /// The validators (ETag, Last-Modified) for the next conditional requests, one for each URL; empty if there are
+    /// The validators (`ETag`, Last-Modified) for the next conditional requests, one for each URL; empty if there are
     /// none.
     pub validators: Vec<Validator>,
     /// Notes for the operator about this list, such as rows that are marked as deprecated.

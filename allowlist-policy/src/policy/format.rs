@@ -38,7 +38,7 @@ pub struct Lines {
 /// The options of [`Format::Json`] and [`Format::JsonLines`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Json {
-    /// The JSONPaths of the nodes to read; each must match a node.
+    /// The `JSONPaths` of the nodes to read; each must match a node.
     pub selects: Vec<Select>,
     /// How a selected JSON node is converted to prefixes.
     pub item: Item,
