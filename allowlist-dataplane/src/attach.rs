@@ -7,7 +7,6 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Identity, Interface, MAX_INTERFACES};
 use allowlist_policy::error_code::bail_with;
 use aya::Ebpf;
@@ -24,6 +23,7 @@ use super::selfcheck::LinkFact;
 use super::sys::program_maps;
 use super::{Dataplane, Hook};
 use crate::attach_mode::AttachModeRequest;
+use crate::error::{Context as _, Result, bail};
 use crate::interface::InterfaceInfo;
 use crate::netlink::{Namespace, Netlink, index_of};
 

@@ -8,13 +8,12 @@ use std::time::Duration;
 use allowlist_common::abi::{Control, Fallback, MAX_INTERFACES, ReturnTraffic};
 use allowlist_policy::error_code::bail_with;
 
-use crate::error::Result;
-
 use super::Dataplane;
 use super::clock::kernel_clock_coarse;
 use super::link::take_off;
 use super::pins::is_pinned;
 use super::tries::TrieSlots;
+use crate::error::Result;
 
 /// A pending change, or one that was not confirmed in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

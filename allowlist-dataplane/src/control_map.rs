@@ -5,12 +5,12 @@
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{Control, Fallback};
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::sys::{Access, read_value};
+use crate::error::{Context as _, Result, bail};
 
 /// The map [`CONTROL`](allowlist_common::abi::CONTROL): the control word, and the deadline of the reader of drop
 /// events.

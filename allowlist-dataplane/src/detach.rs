@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Interface, MAX_INTERFACES};
 use aya::maps::{Map, MapData};
 use nix::net::if_::if_indextoname;
@@ -22,6 +21,7 @@ use super::link::{filters, interface_of, take_off};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, other_versions, require_privileges};
 use super::sys::{Access, open_pinned};
 use super::{Dataplane, View};
+use crate::error::{Context as _, Result, bail};
 
 impl Dataplane {
     /// Detaches the filter from all interfaces, removes all pins of this version, and returns the names of the

@@ -7,7 +7,6 @@ use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Context as _, Error, Result, of_program};
 use allowlist_common::abi::{self, Identity, Interface};
 use allowlist_policy::error_code::bail_with;
 use aya::Ebpf;
@@ -25,6 +24,7 @@ use super::Dataplane;
 use super::link::{take_off, take_off_if_pinned, tracks};
 use super::pins::{Pins, is_pinned};
 use super::sys::program_maps;
+use crate::error::{Context as _, Error, Result, of_program};
 use crate::interface::InterfaceInfo;
 use crate::netlink::Netlink;
 

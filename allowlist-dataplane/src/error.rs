@@ -154,6 +154,13 @@ impl Error {
     }
 }
 
+impl From<Error> for CodedError {
+    /// Returns the text of the error with its causes, and its code.
+    fn from(error: Error) -> Self {
+        Self::new(error.code(), format!("{error:#}"))
+    }
+}
+
 fn of_io(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }
@@ -204,7 +211,7 @@ impl<T> Context<T> for Option<T> {
     }
 
     fn with_context<C: Display>(self, context: impl FnOnce() -> C) -> Result<T> {
-        self.ok_or_else(|| Error::Message(context().to_string()))
+        self.ok_or_else(|| Error::message(context()))
     }
 }
 

@@ -5,7 +5,6 @@ use allowlist_policy::error_code::bail_with;
 use nix::errno::Errno;
 use std::path::Path;
 
-use crate::error::{Error, Result};
 use aya::maps::Array;
 
 use super::attach::{name_of, program_name};
@@ -17,6 +16,7 @@ use super::pins::{Pins, is_pinned};
 use super::selfcheck::{self, Device, Difference, Kernel, LinkFact, Published, Slot, SlotFacts};
 use super::sys::{Access, tcx_egress_chain};
 use super::view::View;
+use crate::error::{Error, Result};
 use crate::netlink::{Namespace, Netlink};
 
 /// The number of comparisons that must find a difference before it is reported, because another process may be changing

@@ -4,7 +4,6 @@
 //! copied before any program uses the new map, and flows that were recorded meanwhile are copied once all programs use
 //! it. Invariant: if a process ends in between, the next process finds either map and continues.
 
-use crate::error::{Context as _, Result};
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, FlowEntry};
 use aya::Ebpf;
@@ -13,6 +12,7 @@ use log::{info, warn};
 
 use super::pins::{Pins, is_pinned};
 use super::{Dataplane, load};
+use crate::error::{Context as _, Result};
 
 /// The number of entries of a flow table that is not used, since a map cannot be empty.
 pub(super) const UNUSED: u32 = 1;

@@ -7,13 +7,13 @@
 
 use std::os::fd::AsFd as _;
 
-use crate::error::{Context as _, Error, Result};
 use allowlist_common::abi::{GENERATIONS, SLOTS};
 use aya::maps::MapData;
 
 use super::memory::{Memory, Part};
 use super::pins::{Pins, is_pinned};
 use super::sys::{NewMap, bpf_map_create, read_value};
+use crate::error::{Context as _, Error, Result};
 
 /// The map with the generation tables of all slots.
 pub(super) struct Generations {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Context as _, Result};
 use allowlist_policy::error_code::bail_with;
 use allowlist_policy::hints;
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
@@ -18,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::XdpMode;
+use crate::error::{Context as _, Result};
 use crate::netlink::index_of;
 
 /// Changes within this time after a reported change are reported together: a new interface changes several times.

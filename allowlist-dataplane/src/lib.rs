@@ -88,7 +88,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::error::Context as _;
 use allowlist_common::abi::{self, Control, Identity, Interface, ServiceTraffic, Traffic};
 use allowlist_policy::Mode;
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
@@ -115,6 +114,7 @@ pub use self::tracked::{Side, TrackedFlow};
 pub use self::verify::{Verified, verify};
 pub use self::view::{Attachment, Counted, Entry, View, by_all_names};
 pub use self::watch::{Seen, Watch};
+use crate::error::Context as _;
 use control_map::{ControlMap, FallbackMap, PublishedControl, PublishedMap};
 use flows::Flows;
 use generations::Generations;

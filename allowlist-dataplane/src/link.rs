@@ -13,10 +13,9 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use crate::error::{Context as _, Result};
-
 use super::pins::is_pinned;
 use super::sys::{Access, detach_link, link_program_and_interface, open_pinned, tcx_egress_chain};
+use crate::error::{Context as _, Result};
 use crate::netlink::Netlink;
 
 /// The kernel's state of a link.

@@ -6,7 +6,6 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Control, ControlBits, Grant, ServiceId};
 use allowlist_common::flow::{Flow, FlowEntry};
 use allowlist_common::judge::{self, Decision};
@@ -18,6 +17,7 @@ use super::generations;
 use super::ranges::{self, Copied};
 use super::tries::Tries;
 use super::view::{Entry, View};
+use crate::error::{Context as _, Result, bail};
 
 /// The number of attempts to read the tables without a publish in between. Publishes are seconds apart.
 const ATTEMPTS: usize = 10;

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::error::{Context as _, Result};
 use aya::maps::MapData;
 use memmap2::{MmapOptions, MmapRaw};
+
+use crate::error::{Context as _, Result};
 
 /// An array map, mapped into memory or copied, as words of 8 bytes.
 pub(super) struct Memory {

@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context as _, Result};
 use allowlist_common::abi::{self, MAX_INTERFACES};
 use aya::maps::{Map, MapData};
 use log::{info, warn};
@@ -21,6 +20,7 @@ use super::detach::detach_other;
 use super::link::{filters, interface_of};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, lock, other_versions};
 use super::sys::{Access, open_pinned};
+use crate::error::{Context as _, Result};
 
 /// The pin directory of another ABI version's filter, locked.
 pub(super) struct PreviousVersion {

@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::error::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -18,6 +17,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage, 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 pub use self::xdp::{Refusal, XdpPlace};
+use crate::error::{Context as _, Result, bail};
 
 /// The properties of a network interface at the time of the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,6 @@
 use std::fmt;
 use std::os::fd::AsFd as _;
 
-use crate::error::{Context as _, Error, Result};
 use allowlist_policy::error_code::{CodedError, ErrorCode};
 use aya::programs::Xdp;
 use aya::programs::links::FdLink;
@@ -22,6 +21,7 @@ use nix::errno::Errno;
 
 use super::attach::{XdpMode, other_program};
 use crate::attach_mode::AttachModeRequest;
+use crate::error::{Context as _, Error, Result};
 use crate::interface::InterfaceInfo;
 use crate::netlink::{Netlink, XdpPlace};
 

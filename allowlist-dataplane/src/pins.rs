@@ -10,7 +10,6 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi;
 use allowlist_files::lock::holder_in_words;
 use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
@@ -23,6 +22,7 @@ use thiserror::Error;
 
 use super::link::{LinkState, interface_of, state};
 use super::sys::{Access, open_pinned, pin};
+use crate::error::{Context as _, Result, bail};
 
 /// The mount point where a BPF file system is expected, and where it is mounted if it is missing.
 const BPF_FS: &str = "/sys/fs/bpf";

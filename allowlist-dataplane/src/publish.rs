@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 
-use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Control, GENERATIONS, Grant, ReturnTraffic, ServiceTable};
 use allowlist_policy::compile::{RangeTable, Tables};
 use allowlist_policy::{Engine, Mode, Rules};
@@ -17,6 +16,7 @@ use super::Dataplane;
 use super::generations::Generations;
 use super::ranges::{self, Copied, Ranges};
 use super::tries::{TrieSlots, Tries};
+use crate::error::{Context as _, Result, bail};
 use crate::netlink::index_of;
 use crate::sockets;
 

@@ -10,7 +10,6 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use crate::error::{Error, Result, bail, ensure};
 use allowlist_common::abi::{self, GenerationTables, Grant, MIN_POOL_WORDS, ServiceTable};
 use allowlist_common::packet::Address;
 use allowlist_common::ranges::{MatchId, v4, v6};
@@ -21,6 +20,7 @@ use super::memory::Part;
 use super::pins::Pins;
 use super::slots::Slots;
 use super::view::Entry;
+use crate::error::{Error, Result, bail, ensure};
 
 /// The size of the generation tables before the pool, in words.
 pub(super) const FIXED: usize = size_of::<GenerationTables>() / size_of::<u64>();

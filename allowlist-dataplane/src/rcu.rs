@@ -10,9 +10,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use crate::error::{Context as _, Error, Result};
-
 use super::sys::{NewMap, bpf_map_create, set_inner_map};
+use crate::error::{Context as _, Error, Result};
 
 /// The thread that waits for grace periods.
 pub(super) struct GracePeriod {

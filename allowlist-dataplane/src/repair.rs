@@ -5,7 +5,6 @@
 
 use std::os::fd::AsFd as _;
 
-use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi::{self, Identity, MAX_INTERFACES};
 use aya::maps::{Array, Map, MapData};
 use log::{info, warn};
@@ -14,6 +13,7 @@ use super::Dataplane;
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::{Difference, DifferenceKind};
 use super::view::View;
+use crate::error::{Context as _, Result, bail};
 
 /// Open descriptors of all pinned maps, with their names and ids, in the order of [`abi::PINNED`].
 pub(super) struct OpenMaps(Vec<(&'static str, u32, MapData)>);

@@ -10,7 +10,6 @@
 use std::fs;
 use std::os::fd::AsFd as _;
 
-use crate::error::{Context as _, Result};
 use allowlist_common::abi::SLOTS;
 use aya::maps::MapData;
 
@@ -19,6 +18,7 @@ use super::pins::{Pins, is_pinned};
 use super::sys::{
     NewMap, bpf_map_create, clear_inner_map, inner_map_id, read_words, set_inner_map,
 };
+use crate::error::{Context as _, Result};
 
 /// An array of maps, and the memory of the map in each slot.
 pub(super) struct Slots {

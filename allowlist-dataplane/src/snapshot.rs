@@ -3,9 +3,8 @@
 use allowlist_common::abi::{Control, ReturnTraffic};
 use allowlist_policy::Mode;
 
-use crate::error::Result;
-
 use super::{Attachment, Dataplane, View};
+use crate::error::Result;
 use crate::interface::InterfaceInfo;
 
 /// The generation, and the attached interfaces with their modes, before a change.

@@ -8,11 +8,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd as _;
 
-use crate::error::{Context as _, Result, bail, ensure};
 use allowlist_common::packet::{TCP, UDP};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
+
+use crate::error::{Context as _, Result, bail, ensure};
 
 /// The state of a socket: the kernel's number of a TCP state, for UDP as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,12 @@
 //! Prints the log lines of the kernel programs for `--trace`: one line per packet, in real time.
 
-use crate::error::{Error, Result};
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result};
 
 /// Starts a task that prints the log lines of programs loaded with the trace on, through the `log` crate.
 ///

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use crate::error::{Context as _, Result, bail};
 use allowlist_common::abi;
 use allowlist_common::flow::{Flow, FlowEntry};
 use aya::maps::Map;
@@ -11,6 +10,7 @@ use ipnet::IpNet;
 use super::clock::kernel_clock;
 use super::flows::{Table, remove_where};
 use super::view::View;
+use crate::error::{Context as _, Result, bail};
 
 /// Which side initiated a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 
-use crate::error::{Context as _, Result};
 use allowlist_common::abi::{
     self, Interface, MAX_INTERFACES, ReturnTraffic, ServiceTable, service_set,
 };
@@ -21,6 +20,7 @@ use super::clock::kernel_clock;
 use super::flows::Flows;
 use super::memory::Memory;
 use super::pins::Pins;
+use crate::error::{Context as _, Result};
 use crate::sockets::{self, Evidence, OwnFlow, Phase};
 
 /// The maps by which the flow tracker decides whether a flow is this host's own, mapped into memory.

@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 
-use crate::error::{Context as _, Error, Result};
 use allowlist_common::abi::{self, Grant};
 use allowlist_common::packet::Address;
 use aya::maps::lpm_trie::Key;
@@ -14,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::pins::Pins;
 use super::sys::{clear_inner_map, inner_map_id};
 use super::view::Entry;
+use crate::error::{Context as _, Error, Result};
 
 pub(super) type Trie<K> = LpmTrie<MapData, K, Grant>;
 

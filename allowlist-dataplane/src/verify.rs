@@ -1,7 +1,6 @@
 //! Loads the programs to check that this kernel's verifier accepts them, with separate maps, and without attaching or
 //! pinning anything.
 
-use crate::error::{Context as _, Result};
 use allowlist_common::abi;
 use aya::EbpfLoader;
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use super::OBJECT;
 use super::pins::require_privileges;
+use crate::error::{Context as _, Result};
 
 /// The properties of a program that the kernel's verifier accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::error::Result;
 use allowlist_common::abi::{
     self, Control, Counters, Fallback, Grant, Interface, MAX_INTERFACES, ServiceTraffic, Traffic,
 };
@@ -19,6 +18,7 @@ use super::facts::link_fact;
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::LinkFact;
 use super::sys::Access;
+use crate::error::Result;
 use crate::netlink::{Namespace, Netlink};
 
 /// Access to the pinned maps and links of the filter, from any process.

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::error::{Context as _, Result};
 use allowlist_common::abi::{self, Event, EventBudget};
 use allowlist_policy::error_code::bail_with;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
@@ -22,6 +21,7 @@ use super::clock::kernel_clock;
 use super::control_map::ControlMap;
 use super::pins::{Pins, require_privileges};
 use super::sys::Access;
+use crate::error::{Context as _, Result};
 
 /// The time for which a renewed lease keeps the kernel programs emitting events.
 const LEASE: Duration = Duration::from_secs(4);

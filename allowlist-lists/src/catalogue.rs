@@ -95,7 +95,7 @@ pub struct Provider {
     pub warning: Option<String>,
     regions: Vec<Region>,
     /// The parameters that a source may set for the provider, sorted by name.
-    pub parameters: Vec<Parameter>,
+    parameters: Vec<Parameter>,
     /// The built-in prefixes that do not depend on the chosen regions; for a provider without regions, all its built-in
     /// prefixes.
     common: Vec<IpNet>,

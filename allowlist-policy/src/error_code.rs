@@ -166,8 +166,8 @@ pub enum ErrorCode {
     Failed,
 }
 
-/// An error message with its code: what the command line prints, and the body of an API response to a refused request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+/// An error message with its code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct CodedError {
     /// The message with the reason and the remedy, for people.

@@ -42,7 +42,7 @@ impl From<allowlist_dataplane::Error> for ApiError {
     /// Converts an error of the data plane, and keeps its code. An error without a code becomes
     /// [`Refused`](ErrorCode::Refused).
     fn from(error: allowlist_dataplane::Error) -> Self {
-        anyhow::Error::from(error).into()
+        refusal(error.into())
     }
 }
 
@@ -50,12 +50,25 @@ impl From<anyhow::Error> for ApiError {
     /// Converts an error, and keeps the first code in its chain. An error without a code becomes
     /// [`Refused`](ErrorCode::Refused).
     fn from(error: anyhow::Error) -> Self {
-        let code = match code_of(&error) {
-            ErrorCode::Failed => ErrorCode::Refused,
-            code => code,
-        };
-        Self::new(code, format!("{error:#}"))
+        refusal(coded(&error))
     }
+}
+
+/// Returns the refusal of a request for this error, which has the code [`Failed`](ErrorCode::Failed) if it has no code.
+fn refusal(error: CodedError) -> ApiError {
+    let code = match error.code {
+        ErrorCode::Failed => ErrorCode::Refused,
+        code => code,
+    };
+    ApiError {
+        code,
+        ..error.into()
+    }
+}
+
+/// Returns the text of an error with its causes, and the first code in its chain.
+pub fn coded(error: &anyhow::Error) -> CodedError {
+    CodedError::new(code_of(error), format!("{error:#}"))
 }
 
 /// Returns the code of the first error in the chain that has a code, or [`ErrorCode::Failed`] if none has.

@@ -6,7 +6,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context as _, Result};
 use allowlist_common::abi;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolFeatureAttr, EthtoolHandle};
 use futures_util::TryStreamExt as _;
@@ -14,6 +13,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
 
 use super::netdev::xdp_features;
 use super::{Channels, Driver, Peer, Program};
+use crate::error::{Context as _, Result};
 use crate::interface::InterfaceInfo;
 use crate::name_of_program;
 use crate::netlink::Netlink;

@@ -1,12 +1,12 @@
 //! Reads the queueing discipline at the clsact and ingress hook of an interface.
 
-use crate::error::{Context as _, Result, bail};
 use nix::errno::Errno;
 use rtnetlink::packet_core::{NLM_F_ECHO, NLM_F_REQUEST, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 use super::Netlink;
+use crate::error::{Context as _, Result, bail};
 
 impl Netlink {
     /// Returns the kind of the queueing discipline at the hook, `clsact` or `ingress`; `None` if there is none.

@@ -10,7 +10,7 @@ use allowlist_lists::states::SourceStates;
 use allowlist_policy::compile::{IdTable, Tables, compile, require_room};
 use allowlist_policy::error_code::{CodedError, ErrorCode};
 use allowlist_policy::{AtStart, Feed, Origin, Policy, Snapshot, Source};
-use anyhow::{Error, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 use log::{info, warn};
 
@@ -19,7 +19,7 @@ use super::lists::{first_feed, last_good};
 use super::{config, error_text, path_warnings, print, print_json, progress, warnings};
 use crate::cli::{Check, Paths};
 use crate::config::Config;
-use crate::error_code::code_of;
+use crate::error_code::coded;
 use crate::generation_meta::GenerationMeta;
 use crate::report::{self, Plan};
 
@@ -105,11 +105,6 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
         Some(failures) => Err(failures.into()),
         None => Ok(ExitCode::SUCCESS),
     }
-}
-
-/// Returns an error as text with its code.
-fn coded(error: &Error) -> CodedError {
-    CodedError::new(code_of(error), format!("{error:#}"))
 }
 
 /// Returns one error for all failures: the first one, and a line with its own code for each other one.

@@ -11,7 +11,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{ApplyOptions, ApplyOutcome, DaemonStatus, Operation, RequestBody, VERSION};
 
@@ -84,7 +84,8 @@ impl<'p> Client<'p> {
             .header("host", "allowlist")
             .body(Full::new(Bytes::from(body)))
             .context("cannot build the request")?;
-        let connected = match timeout(patience, UnixStream::connect(self.path)).await {
+        let deadline = Instant::now() + patience;
+        let connected = match timeout_at(deadline, UnixStream::connect(self.path)).await {
             Ok(connected) => connected,
             Err(_) => Err(ErrorKind::TimedOut.into()),
         };
@@ -99,7 +100,7 @@ impl<'p> Client<'p> {
             connection.abort();
             anyhow::Ok((status, body))
         };
-        let answered = match timeout(patience, sent).await {
+        let answered = match timeout_at(deadline, sent).await {
             Ok(answered) => answered,
             Err(_) => Err(anyhow!("the daemon did not answer within {patience:?}")),
         };

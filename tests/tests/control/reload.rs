@@ -225,25 +225,28 @@ fn a_reload_needs_a_configuration_file() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fetches by command, with success and with a failure.
-#[test]
-fn refresh_fetches_now() -> anyhow::Result<()> {
-    require_root!();
+/// Starts a daemon with a source `vendor`, whose list has one address, and these `allow`ed sources. `rest` follows the
+/// keys of `vendor`.
+fn with_vendor(allow: &str, rest: &str) -> anyhow::Result<(Vendor, Host)> {
     let testbed = Testbed::new()?;
     let vendor = testbed
         .host
         .run(|| Vendor::start([("/list", Answer::json(r#"["192.0.2.66"]"#))]))?;
-    let host = Host::by_testbed(
-        testbed,
-        &format!(
-            "{}[sources.vendor]\nurl = '{}'\nformat = 'json'\nallow_special_use = true\nevery = '1h'\n\
-             [sources.lab]\nfile = 'lab.txt'\n",
-            CONFIG.replace(
-                "allow = [\"friends\"]",
-                "allow = [\"friends\", \"vendor\", \"lab\"]"
-            ),
-            vendor.url("/list")
-        ),
+    let config = format!(
+        "{}[sources.vendor]\nurl = '{}'\nformat = 'json'\nallow_special_use = true\nevery = '1h'\n{rest}",
+        CONFIG.replace("allow = [\"friends\"]", &format!("allow = {allow}")),
+        vendor.url("/list")
+    );
+    Ok((vendor, Host::by_testbed(testbed, &config)?))
+}
+
+/// Fetches by command, with success and with a failure.
+#[test]
+fn refresh_fetches_now() -> anyhow::Result<()> {
+    require_root!();
+    let (vendor, host) = with_vendor(
+        r#"["friends", "vendor", "lab"]"#,
+        "[sources.lab]\nfile = 'lab.txt'\n",
     )?;
     assert!(host.passes(STRANGERS[0]));
     vendor.answer("/list", Answer::json(r#"["192.0.2.67", "192.0.2.66"]"#));
@@ -281,18 +284,7 @@ fn refresh_fetches_now() -> anyhow::Result<()> {
 #[test]
 fn refresh_does_not_take_the_answer_of_an_earlier_fetch() -> anyhow::Result<()> {
     require_root!();
-    let testbed = Testbed::new()?;
-    let vendor = testbed
-        .host
-        .run(|| Vendor::start([("/list", Answer::json(r#"["192.0.2.66"]"#))]))?;
-    let host = Host::by_testbed(
-        testbed,
-        &format!(
-            "{}[sources.vendor]\nurl = '{}'\nformat = 'json'\nallow_special_use = true\nevery = '1h'\ntimeout = '5s'\n",
-            CONFIG.replace("allow = [\"friends\"]", "allow = [\"friends\", \"vendor\"]"),
-            vendor.url("/list")
-        ),
-    )?;
+    let (vendor, host) = with_vendor(r#"["friends", "vendor"]"#, "timeout = '5s'\n")?;
     vendor.answer("/list", Answer::Silence);
     let before = vendor.requests().len();
     thread::scope(|scope| {

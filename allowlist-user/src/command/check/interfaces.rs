@@ -24,7 +24,7 @@ impl Interfaces {
     pub(super) async fn read(config: &Config) -> Self {
         let mut found = Self::default();
         if let Err(error) = interface::require_distinct(&config.interfaces) {
-            found.failures.push(coded(&error));
+            found.failures.push(error.into());
         }
         for name in &config.interfaces {
             found.read_one(config, name).await;
@@ -49,7 +49,7 @@ impl Interfaces {
         let facts = match interface::look_up(name).await {
             Ok(facts) => facts,
             Err(error) => {
-                self.failures.push(coded(&error));
+                self.failures.push(error.into());
                 return;
             }
         };
@@ -68,9 +68,4 @@ impl Interfaces {
             )),
         }
     }
-}
-
-/// Returns an error as text with its code.
-fn coded(error: &allowlist_dataplane::Error) -> CodedError {
-    CodedError::new(error.code(), format!("{error:#}"))
 }

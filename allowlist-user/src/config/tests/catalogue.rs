@@ -10,7 +10,7 @@ use super::*;
 
 /// Returns the parameters that an operator must set for a provider.
 fn required(provider: &Provider) -> BTreeMap<String, String> {
-    let required = provider.parameters.iter().filter(|p| p.default.is_none());
+    let required = provider.parameters().iter().filter(|p| p.default.is_none());
     required
         .map(|p| {
             let value = p.values.first().map_or("example", String::as_str);
