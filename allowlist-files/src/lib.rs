@@ -1,6 +1,7 @@
 //! Files that hang, grow without limit, are damaged, or belong to others.
 //!
 //! - [`bounded`] reads and writes files within limits of size and time
+//! - [`checksum`] adds a checksum to bytes, and verifies it
 //! - [`trust`] decides whether other users could change the target of a path
 //! - [`lines`] is an append-only file of lines that is rotated
 //! - [`lock`] finds the process that holds the lock of a file
@@ -35,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bounded;
+pub mod checksum;
 pub mod lines;
 pub mod lock;
 pub mod trust;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use allowlist_files::bounded::{Open, PATIENCE, ReadError, within};
+use allowlist_files::checksum;
 use allowlist_files::lines::kept_name;
 use allowlist_files::lock;
 use allowlist_files::trust::{self, Untrusted};
@@ -26,7 +27,11 @@ use tempfile::NamedTempFile;
 use thiserror::Error;
 
 /// The version of the file format, incremented when older versions of the program would misread a file.
-const FORMAT: u32 = 4;
+///
+/// A file is `FORMAT CRC32 JSON`, with [`checksum`] over the JSON.
+const FORMAT: u32 = 5;
+/// The previous format, which is read too: one JSON object with a checksum over its content, encoded again.
+const OLDER_FORMAT: u32 = 4;
 /// The maximum size of a stored list's file, in bytes; sufficient for the largest `max_prefixes`.
 const MAX_FEED_BYTES: u64 = 128 << 20;
 
@@ -44,6 +49,15 @@ pub struct StateDir {
 #[must_use = "the lock is released when this is dropped"]
 pub struct StateLock {
     _directory: File,
+}
+
+/// A list as the state directory has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredList {
+    /// The list.
+    pub feed: Feed,
+    /// Whether the file has an older format, so that [`StateDir::store`] should write it again.
+    pub has_older_format: bool,
 }
 
 impl StateDir {
@@ -175,7 +189,7 @@ impl StateDir {
         source: &Source,
         limit: Duration,
         late: impl FnOnce(Feed) + Send + 'static,
-    ) -> Result<Option<Feed>, StateError> {
+    ) -> Result<Option<StoredList>, StateError> {
         if fingerprint(source).is_none() {
             return Ok(None);
         }
@@ -183,8 +197,8 @@ impl StateDir {
         let (file, state, owned) = (path.clone(), self.clone(), source.clone());
         let work = move || Open::state(MAX_FEED_BYTES).read_here(&file);
         let late = move |read| {
-            if let Ok(Some(feed)) = state.decode(&owned, read) {
-                late(feed);
+            if let Ok(Some(stored)) = state.decode(&owned, read) {
+                late(stored.feed);
             }
         };
         let read = within(&path, limit, work, late).unwrap_or_else(|error| Err(error.into()));
@@ -197,7 +211,8 @@ impl StateDir {
         if fingerprint(source).is_none() {
             return Ok(None);
         }
-        self.decode(source, Open::state(MAX_FEED_BYTES).read(&self.file(source)))
+        let read = Open::state(MAX_FEED_BYTES).read(&self.file(source));
+        Ok(self.decode(source, read)?.map(|stored| stored.feed))
     }
 
     /// Decodes `read`, the content of the file of `source`; returns `None` if the file does not exist.
@@ -205,7 +220,7 @@ impl StateDir {
         &self,
         source: &Source,
         read: Result<Vec<u8>, ReadError>,
-    ) -> Result<Option<Feed>, StateError> {
+    ) -> Result<Option<StoredList>, StateError> {
         let Some(origin) = fingerprint(source) else {
             return Ok(None);
         };
@@ -222,8 +237,8 @@ impl StateDir {
                 });
             }
         };
-        let content = match Stored::decode(&bytes) {
-            Ok(content) => content,
+        let (content, format) = match Content::decode(&bytes) {
+            Ok(decoded) => decoded,
             Err(Undecodable::Format(format)) => return Err(StateError::Format { path, format }),
             Err(Undecodable::Damaged(problem)) => {
                 return Err(StateError::Damaged {
@@ -240,14 +255,17 @@ impl StateDir {
                 configured: origin,
             });
         }
-        Ok(Some(Feed {
-            prefixes: content.prefixes,
-            grace: content.grace,
-            fetched: content.fetched,
-            validators: content.validators,
-            notes: content.notes,
-            changes: content.changes,
-            answered: content.answered.unwrap_or(content.fetched),
+        Ok(Some(StoredList {
+            feed: Feed {
+                prefixes: content.prefixes,
+                grace: content.grace,
+                fetched: content.fetched,
+                validators: content.validators,
+                notes: content.notes,
+                changes: content.changes,
+                answered: content.answered.unwrap_or(content.fetched),
+            },
+            has_older_format: format != FORMAT,
         }))
     }
 
@@ -268,7 +286,7 @@ impl StateDir {
             changes: feed.changes.clone(),
             answered: (feed.answered != feed.fetched).then_some(feed.answered),
         };
-        let bytes = Stored::encode(content);
+        let bytes = content.encode();
         if bytes.len() as u64 > MAX_FEED_BYTES {
             let cause = io::Error::new(
                 ErrorKind::FileTooLarge,
@@ -419,19 +437,11 @@ impl StateError {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
-    format: u32,
-    /// The CRC-32 of the JSON text of `content`.
-    crc32: u32,
-    content: Content,
-}
-
-#[derive(Serialize, Deserialize)]
 struct Content {
     origin: String,
     fetched: Timestamp,
     prefixes: Vec<IpNet>,
-    // Empty fields are omitted, and the checksum is of the rest.
+    // Empty fields are omitted: in files of the older format, the checksum is over the rest.
     #[serde(default, rename = "held", skip_serializing_if = "Vec::is_empty")]
     grace: Vec<GracePrefix>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -449,38 +459,55 @@ enum Undecodable {
     Damaged(String),
 }
 
-impl Stored {
-    fn encode(content: Content) -> Vec<u8> {
-        let stored = Self {
-            format: FORMAT,
-            crc32: content.crc32(),
-            content,
-        };
-        serde_json::to_vec(&stored).expect("strings and numbers are JSON")
+impl Content {
+    fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_vec(self).expect("strings and numbers are JSON");
+        [format!("{FORMAT} ").as_bytes(), &checksum::prepend(&json)].concat()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Content, Undecodable> {
-        /// The field that files of all formats have.
+    /// Returns the content of a file, and the format of the file.
+    fn decode(bytes: &[u8]) -> Result<(Self, u32), Undecodable> {
+        if bytes.starts_with(b"{") {
+            return Ok((Self::decode_older(bytes)?, OLDER_FORMAT));
+        }
+        let damaged = |problem: &str| Undecodable::Damaged(problem.to_owned());
+        let space = bytes.iter().position(|byte| *byte == b' ');
+        let (format, stored) = bytes.split_at(space.ok_or_else(|| damaged("no stored list"))?);
+        let format = std::str::from_utf8(format).ok();
+        let format = format.and_then(|format| format.parse().ok());
+        let format: u32 = format.ok_or_else(|| damaged("no stored list"))?;
+        if format != FORMAT {
+            return Err(Undecodable::Format(format));
+        }
+        let json = checksum::verify(&stored[1..]).ok_or_else(|| damaged("checksum mismatch"))?;
+        let content = serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
+        Ok((content, format))
+    }
+
+    /// Returns the content of a file of the [`OLDER_FORMAT`].
+    fn decode_older(bytes: &[u8]) -> Result<Self, Undecodable> {
+        /// The field that all formats before 5 have.
         #[derive(Deserialize)]
         struct Header {
             format: u32,
         }
+        #[derive(Deserialize)]
+        struct Stored {
+            /// The CRC-32 of the JSON text of `content`.
+            crc32: u32,
+            content: Content,
+        }
         let damaged = |error: serde_json::Error| Undecodable::Damaged(error.to_string());
         let Header { format } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if format != FORMAT {
+        if format != OLDER_FORMAT {
             return Err(Undecodable::Format(format));
         }
-        let stored: Self = serde_json::from_slice(bytes).map_err(damaged)?;
-        if stored.crc32 != stored.content.crc32() {
+        let stored: Stored = serde_json::from_slice(bytes).map_err(damaged)?;
+        let json = serde_json::to_vec(&stored.content).map_err(damaged)?;
+        if stored.crc32 != crc32fast::hash(&json) {
             return Err(Undecodable::Damaged("checksum mismatch".to_owned()));
         }
         Ok(stored.content)
-    }
-}
-
-impl Content {
-    fn crc32(&self) -> u32 {
-        crc32fast::hash(&serde_json::to_vec(self).expect("strings and numbers are JSON"))
     }
 }
 

@@ -335,7 +335,7 @@ impl Journal {
     /// A journal that cannot be read is logged and counts as empty, so that the filter can start. Secrets of earlier
     /// policies are restored from `current`, the text of the present configuration.
     pub fn open(state: &StateDir, now: &Now, current: &str) -> Self {
-        let (file, lines, damaged) = File::open(state);
+        let (file, lines, should_rewrite) = File::open(state);
         let mut journal = Self {
             file,
             redactor: Redactor::open(state),
@@ -364,7 +364,7 @@ impl Journal {
             uptime: now.uptime.clone(),
         };
         journal.known.additions.expire(now);
-        if damaged || has_secrets {
+        if should_rewrite || has_secrets {
             journal.rewrite(state, now);
         }
         journal

@@ -168,8 +168,10 @@ fn damaged_files_are_renamed() {
 fn other_formats_are_not_changed() {
     let (_folder, state) = state();
     let path = state.path.join("vendor.json");
-    for other in [FORMAT - 1, FORMAT + 1] {
-        let text = format!(r#"{{"format":{other},"content":"?"}}"#);
+    for (other, text) in [
+        (OLDER_FORMAT - 1, r#"{"format":3,"content":"?"}"#),
+        (FORMAT + 1, "6 ?"),
+    ] {
         fs::write(&path, text).expect("is written");
         for _ in 0..2 {
             let error = state.load(&source(URL)).expect_err("must be refused");
@@ -179,6 +181,51 @@ fn other_formats_are_not_changed() {
             );
         }
     }
+}
+
+/// The file was written by a program of the older format; `tests/fixtures/state-v1` has its origin.
+#[test]
+fn files_of_the_older_format_are_read() {
+    let (_folder, state) = state();
+    let written = include_bytes!("../../../tests/fixtures/state-v1/vendor.json");
+    let path = state.path.join("vendor.json");
+    fs::write(&path, written).expect("is written");
+    let source = source("http://127.0.0.1:8000/list?key=hush");
+    let load = || {
+        let stored = state.load_or_later(&source, OPENING, drop);
+        stored.expect("is readable").expect("is there")
+    };
+    let StoredList {
+        feed,
+        has_older_format,
+    } = load();
+    assert!(has_older_format);
+    let (prefixes, grace) = (feed.prefixes.len(), feed.grace.len());
+    assert_eq!((prefixes, grace), (7, 14));
+    assert_eq!((feed.validators.len(), feed.changes.len()), (1, 1));
+    assert_ne!(feed.answered, feed.fetched);
+    state.store(&source, &feed).expect("is stored");
+    let stored = load();
+    assert_eq!(stored.feed, feed);
+    assert!(!stored.has_older_format);
+    let damaged = String::from_utf8_lossy(written).replace("198.18.6.0/24", "198.18.6.0/25");
+    fs::write(&path, damaged).expect("is written");
+    let error = state.load_readonly(&source).expect_err("must be refused");
+    assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+}
+
+/// A list that a later version writes with more fields is used.
+#[test]
+fn unknown_fields_are_ignored() {
+    let (_folder, state) = state();
+    state.store(&source(URL), &feed()).expect("is stored");
+    let path = state.path.join("vendor.json");
+    let text = fs::read_to_string(&path).expect("is readable");
+    let (_, json) = text.split_once('{').expect("is JSON");
+    let json = format!("{{\"later\":[1], {json}");
+    let later = [b"5 ", &*checksum::prepend(json.as_bytes())].concat();
+    fs::write(&path, later).expect("is written");
+    assert_eq!(state.load(&source(URL)).expect("is readable"), Some(feed()));
 }
 
 #[test]
@@ -257,7 +304,7 @@ fn errors_as_text() {
         already-running: /state: in use by process 7 (allowlist); stop it, or choose another --state-dir
         already-running: /state: in use by another process; stop it, or choose another --state-dir
         invalid-state-dir: /state: damaged and ignored: PROBLEM; renamed to /kept
-        invalid-state-dir: /state: ignored, since its format is 9, and this version reads format 4; it will be replaced
+        invalid-state-dir: /state: ignored, since its format is 9, and this version reads format 5; it will be replaced
         invalid-state-dir: /state: ignored, since its list is from https://old, and the source is https://new now; it will be replaced"]].assert_eq(&lines.join("\n"));
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: each list on disk is read independently and within a time limit; a slower one is delivered later.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub(super) type Late = UnboundedSender<(Source, Feed)>;
 /// The lists at the start of a policy, and what happened when they were read or fetched.
 pub(super) struct InitialLists {
     pub(super) lists: SourceStates,
-    /// The sources whose lists differ from those on disk.
+    /// The sources whose lists differ from those on disk, or are in files of an older format.
     pub(super) fetched: Vec<Source>,
     /// The changes since the lists on disk; the events have no generation yet.
     pub(super) events: Vec<Event>,
@@ -56,7 +57,7 @@ impl InitialLists {
         late: &Late,
     ) -> Self {
         let now = Timestamp::now();
-        let last_good = load(&sources, state, late).await;
+        let (last_good, outdated) = load(&sources, state, late).await;
         let mut wanted = Vec::new();
         let mut missing = Vec::new();
         for source in &sources {
@@ -75,11 +76,12 @@ impl InitialLists {
         let mut lists = SourceStates::new(last_good);
         // Grace periods may have ended while no daemon ran.
         let Ok(events) = lists.expire_grace(now, |_| Ok::<_, Infallible>(0));
-        let released = sources
-            .iter()
-            .filter(|source| events.iter().any(|event| event.source == source.name));
+        let differ = sources.iter().filter(|source| {
+            outdated.contains(&source.name)
+                || events.iter().any(|event| event.source == source.name)
+        });
         let mut first = Self {
-            fetched: released.cloned().collect(),
+            fetched: differ.cloned().collect(),
             lists,
             events,
             missing,
@@ -138,8 +140,10 @@ impl InitialLists {
     }
 }
 
-/// Reads the lists on disk, by source name. A damaged or late list is logged; a late one is sent to `late`.
-async fn load(sources: &[Source], state: &StateDir, late: &Late) -> Snapshot {
+/// Reads the lists on disk, by source name; also returns the names of the sources whose files have an older format.
+///
+/// A damaged or late list is logged; a late one is sent to `late`.
+async fn load(sources: &[Source], state: &StateDir, late: &Late) -> (Snapshot, BTreeSet<String>) {
     let mut loads = JoinSet::new();
     for source in sources {
         let (state, source, late) = (state.clone(), source.clone(), late.clone());
@@ -154,17 +158,20 @@ async fn load(sources: &[Source], state: &StateDir, late: &Late) -> Snapshot {
             )
         });
     }
-    let mut feeds = Snapshot::new();
+    let (mut feeds, mut outdated) = (Snapshot::new(), BTreeSet::new());
     for (loaded, name) in loads.join_all().await {
         match loaded {
-            Ok(Some(feed)) => {
-                feeds.insert(name, feed);
+            Ok(Some(stored)) => {
+                if stored.has_older_format {
+                    outdated.insert(name.clone());
+                }
+                feeds.insert(name, stored.feed);
             }
             Ok(None) => {}
             Err(error) => warn!("{error}"),
         }
     }
-    feeds
+    (feeds, outdated)
 }
 
 /// The reason why a fetched list is not used.

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use allowlist_files::bounded::{Open, PATIENCE, ReadError, within};
+use allowlist_files::checksum;
 use allowlist_files::lines::{ends_a_line, kept_name};
 use allowlist_lists::state::{StateDir, StateError, rename};
 use ipnet::IpNet;
@@ -17,7 +18,11 @@ use super::Change;
 use crate::additions::Addition;
 
 /// The name of the journal's file. No list of a source can have this name, since names of sources have no dot.
-const FILE: &str = "ledger.v1.jsonl";
+const FILE: &str = "journal.v2.jsonl";
+/// The journal of earlier versions, which is read if [`FILE`] is missing, and removed once its lines are in [`FILE`].
+///
+/// The checksum of a line is over its content, decoded and encoded again.
+const OLDER_FILE: &str = "ledger.v1.jsonl";
 /// The maximum size of the journal's file, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -38,23 +43,26 @@ pub(super) enum Line {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    /// The CRC-32 checksum of the line, as JSON.
-    crc32: u32,
-    line: Line,
-}
-
 impl Line {
+    /// Returns the line as the file has it: a checksum, the JSON, and a line break.
     fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_vec(self).expect("strings and numbers are JSON");
-        let mut line = format!("{{\"crc32\":{},\"line\":", crc32fast::hash(&json)).into_bytes();
-        line.extend_from_slice(&json);
-        line.extend_from_slice(b"}\n");
+        let mut line = checksum::prepend(&json);
+        line.push(b'\n');
         line
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(checksum::verify(bytes)?).ok()
+    }
+
+    /// Decodes a line of the [`OLDER_FILE`].
+    fn decode_older(bytes: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Stored {
+            crc32: u32,
+            line: Line,
+        }
         let stored: Stored = serde_json::from_slice(bytes).ok()?;
         let json = serde_json::to_vec(&stored.line).ok()?;
         (crc32fast::hash(&json) == stored.crc32).then_some(stored.line)
@@ -69,6 +77,9 @@ impl Line {
     }
 }
 
+/// Decodes a line; returns `None` if it is damaged.
+type Decode = fn(&[u8]) -> Option<Line>;
+
 /// The open file of the journal.
 #[derive(Debug)]
 pub(super) struct File {
@@ -79,39 +90,50 @@ pub(super) struct File {
     before: Option<u64>,
     /// Whether the file could not be read, in which case nothing is appended to it.
     is_unread: bool,
+    /// The state directory and the lines of the [`OLDER_FILE`], until they are in the file.
+    migrating: Option<(StateDir, Vec<Line>)>,
 }
 
 /// The lines of the journal's file, and the number of damaged lines.
+#[derive(Default)]
 pub(super) struct Read {
     pub(super) lines: Vec<Line>,
     damaged: usize,
 }
 
 impl File {
-    /// Opens the journal's file. Returns the file, its lines, and whether some lines are damaged, in which case a copy
-    /// of the file is kept. A file that cannot be read has no lines, and nothing is appended to it.
+    /// Opens the journal's file. Returns the file, its lines, and whether the file should be rewritten: some lines are
+    /// damaged, in which case a copy of the file is kept, or it is the [`OLDER_FILE`]. A file that cannot be read has no
+    /// lines, and nothing is appended to it.
     pub(super) fn open(state: &StateDir) -> (Self, Vec<Line>, bool) {
-        let path = state.path().join(FILE);
         let mut file = Self {
-            path,
+            path: state.path().join(FILE),
             edits: 0,
             before: None,
             is_unread: false,
+            migrating: None,
         };
-        let Read { lines, damaged } = match read_bytes(state.path()) {
-            Ok(bytes) => Read::of(&bytes),
+        let (path, read) = find(state.path());
+        let Read { lines, damaged } = match read {
+            Ok(read) => read,
             Err(error) => {
-                file.set_aside(&error);
+                file.set_aside(&path, &error);
                 return (file, Vec::new(), false);
             }
         };
+        if path == file.path {
+            // An earlier migration may have been interrupted.
+            file.remove_older();
+        } else {
+            file.migrating = Some((state.clone(), lines.clone()));
+        }
         if damaged > 0 {
-            let kept = kept_name(&file.path);
-            let (from, to) = (file.path.clone(), kept.clone());
-            let copied = within(&file.path, PATIENCE, move || copy(&from, &to), drop).flatten();
+            let kept = kept_name(&path);
+            let (from, to) = (path.clone(), kept.clone());
+            let copied = within(&path, PATIENCE, move || copy(&from, &to), drop).flatten();
             warn!(
                 "{}: ignoring {damaged} damaged lines, so added prefixes may be missing or have returned{}; `allowlist list --added` lists them",
-                file.path.display(),
+                path.display(),
                 if copied.is_ok() {
                     format!("; a copy of the file is {}", kept.display())
                 } else {
@@ -120,35 +142,57 @@ impl File {
             );
         }
         file.edits = lines.iter().map(Line::edits).sum();
-        (file, lines, damaged > 0)
+        let should_rewrite = damaged > 0 || file.migrating.is_some();
+        (file, lines, should_rewrite)
     }
 
-    /// Renames a file that is not a journal, so that a new one can replace it. After an I/O error, keeps the file.
-    fn set_aside(&mut self, error: &ReadError) {
-        let path = self.path.display();
+    /// Renames a file at `path` that is not a journal, so that a new one can replace it. After an I/O error, keeps the
+    /// file.
+    fn set_aside(&mut self, path: &Path, error: &ReadError) {
         let lost = "policies and added prefixes are lost";
         if let ReadError::Io(_) = error {
             self.is_unread = true;
             warn!(
-                "{path}: {error}; starting without policies and added prefixes, and storing no changes; repair the disk, then restart the daemon"
+                "{}: {error}; starting without policies and added prefixes, and storing no changes; repair the disk, then restart the daemon",
+                path.display()
             );
             return;
         }
-        let kept = kept_name(&self.path);
-        match rename(&self.path, &kept) {
+        let kept = kept_name(path);
+        match rename(path, &kept) {
             Ok(()) => warn!(
-                "{path}: {error}; {lost}; the file is renamed to {}",
+                "{}: {error}; {lost}; the file is renamed to {}",
+                path.display(),
                 kept.display()
             ),
             Err(cause) => {
                 self.is_unread = true;
-                warn!("{path}: {error}, and cannot be renamed: {cause}; {lost}");
+                warn!(
+                    "{}: {error}, and cannot be renamed: {cause}; {lost}",
+                    path.display()
+                );
             }
+        }
+    }
+
+    /// Removes the [`OLDER_FILE`], whose lines are in this file. A failure is logged.
+    fn remove_older(&self) {
+        let older = self.folder().join(OLDER_FILE);
+        let path = older.clone();
+        let removed = within(&older, PATIENCE, move || fs::remove_file(&path), drop).flatten();
+        if let Err(error) = removed
+            && error.kind() != ErrorKind::NotFound
+        {
+            warn!("{}: cannot be removed: {error}", older.display());
         }
     }
 
     /// Appends a line to the file durably. After an error nothing is appended.
     pub(super) fn add(&mut self, line: &Line) -> Result<(), StateError> {
+        if let Some((state, lines)) = self.migrating.take() {
+            self.migrating = Some((state.clone(), lines.clone()));
+            self.replace(&state, &lines)?;
+        }
         let written = self.append(line.encode());
         self.before = Some(written.map_err(|cause| self.problem(cause))?);
         self.edits += line.edits();
@@ -186,6 +230,9 @@ impl File {
         state.write(FILE, bytes)?;
         self.edits = lines.iter().map(Line::edits).sum();
         self.before = None;
+        if self.migrating.take().is_some() {
+            self.remove_older();
+        }
         Ok(())
     }
 
@@ -284,29 +331,33 @@ fn whole_lines(bytes: &[u8]) -> u64 {
 
 /// Reads the journal's file in the state directory `folder`. A missing file has no lines.
 pub(super) fn read(folder: &Path) -> Result<Read, StateError> {
-    match read_bytes(folder) {
-        Ok(bytes) => Ok(Read::of(&bytes)),
-        Err(error) => Err(StateError::Io {
-            path: folder.join(FILE),
-            cause: error.into(),
-        }),
-    }
+    let (path, read) = find(folder);
+    read.map_err(|error| StateError::Io {
+        path,
+        cause: error.into(),
+    })
 }
 
-fn read_bytes(folder: &Path) -> Result<Vec<u8>, ReadError> {
-    match Open::state(MAX_BYTES).read(&folder.join(FILE)) {
-        Err(error) if error.is_missing() => Ok(Vec::new()),
-        bytes => bytes,
+/// Reads the journal's file, or the [`OLDER_FILE`] if that is missing. Returns the path of the file, and its lines.
+fn find(folder: &Path) -> (PathBuf, Result<Read, ReadError>) {
+    let files: [(_, Decode); 2] = [(FILE, Line::decode), (OLDER_FILE, Line::decode_older)];
+    for (name, decode) in files {
+        let path = folder.join(name);
+        match Open::state(MAX_BYTES).read(&path) {
+            Err(error) if error.is_missing() => {}
+            bytes => return (path, bytes.map(|bytes| Read::new(&bytes, decode))),
+        }
     }
+    (folder.join(FILE), Ok(Read::default()))
 }
 
 impl Read {
-    fn of(bytes: &[u8]) -> Self {
+    fn new(bytes: &[u8], decode: Decode) -> Self {
         let (mut lines, mut damaged) = (Vec::new(), 0);
         // A last line without its line break was cut short.
         let whole = &bytes[..whole_lines(bytes) as usize];
         for bytes in whole.split(|byte| *byte == b'\n') {
-            match Line::decode(bytes) {
+            match decode(bytes) {
                 Some(line) => lines.push(line),
                 None => damaged += usize::from(!bytes.is_empty()),
             }

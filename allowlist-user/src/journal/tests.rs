@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::additions::tests::{addition, edit};
 
-const FILE: &str = "ledger.v1.jsonl";
+const FILE: &str = "journal.v2.jsonl";
+const OLDER_FILE: &str = "ledger.v1.jsonl";
 /// The present time in these tests, before any prefix expires.
 const NOW: Timestamp = Timestamp::constant(-1, 0);
 
@@ -309,6 +310,101 @@ fn changes_without_the_disk_are_written_later() {
     journal.undo_last();
     journal.undo_last();
     assert_eq!(journal.known, known);
+    assert_eq!(
+        PolicyHistory::load_readonly(folder.path()).expect("is readable"),
+        known
+    );
+}
+
+/// A state directory with the journal that a program of the older format wrote; `tests/fixtures/state-v1` has its origin.
+fn older() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/state-v1");
+    for name in [OLDER_FILE, "redaction.key"] {
+        let bytes = fs::read(Path::new(fixture).join(name)).expect("is there");
+        fs::write(folder.path().join(name), bytes).expect("is written");
+    }
+    let config = fs::read_to_string(Path::new(fixture).join("allowlist.toml"));
+    (folder, config.expect("is there"))
+}
+
+#[test]
+fn a_journal_of_the_older_format_is_migrated() {
+    let (folder, config) = older();
+    let path = |name| folder.path().join(name);
+    let before = PolicyHistory::load_readonly(folder.path()).expect("is readable");
+    let numbers: Vec<u64> = before.policies().map(|policy| policy.number).collect();
+    assert_eq!(numbers, (10..=30).collect::<Vec<_>>());
+    assert_eq!(before.additions().len(), 3);
+    assert_eq!(
+        before.newest().expect("is stored").change.mode,
+        Some(Mode::Enforce)
+    );
+    assert!(!path(FILE).exists(), "a reader writes nothing");
+    let state = StateDir::open(folder.path()).expect("a state directory");
+    let journal = Journal::open(&state, &Now::by_wall(NOW), &config);
+    let texts = |known: &PolicyHistory| -> Vec<_> {
+        let change = |policy: &Policy| (policy.number, policy.change.what.clone());
+        known.policies().map(change).collect()
+    };
+    assert_eq!(texts(journal.known()), texts(&before));
+    assert_eq!(journal.known().additions(), before.additions());
+    let newest = journal.known().newest().expect("is stored");
+    assert!(newest.written().text.contains("Bearer hush"));
+    assert!(!path(OLDER_FILE).exists());
+    let text = fs::read_to_string(path(FILE)).expect("is there");
+    assert!(!text.contains("hush") && !text.starts_with('{'), "{text}");
+    let after = PolicyHistory::load_readonly(folder.path()).expect("is readable");
+    assert_eq!(after, before);
+}
+
+/// While the disk permits no write, the older file stays, and a change needs the migration first.
+#[test]
+fn an_interrupted_migration_continues() {
+    let (folder, config) = older();
+    let path = |name| folder.path().join(name);
+    let before = PolicyHistory::load_readonly(folder.path()).expect("is readable");
+    // A directory that is not empty cannot be replaced, and its name for damaged files is taken too.
+    for name in [FILE, "journal.v2.jsonl.damaged"] {
+        fs::create_dir_all(path(name).join("in its way")).expect("a folder");
+    }
+    let state = StateDir::open(folder.path()).expect("a state directory");
+    let (_, lines, _) = File::open(&state);
+    assert_eq!(lines.len(), 0, "the new file is no file");
+    fs::remove_dir_all(path(FILE)).expect("a folder");
+    let (mut file, _, _) = File::open(&state);
+    fs::create_dir_all(path(FILE).join("in its way")).expect("a folder");
+    let line = Line::Confirmed { number: 30 };
+    file.add(&line).expect_err("cannot be written");
+    assert!(path(OLDER_FILE).exists());
+    fs::remove_dir_all(path(FILE)).expect("a folder");
+    file.add(&line).expect("is written");
+    assert!(!path(OLDER_FILE).exists());
+    let after = PolicyHistory::load_readonly(folder.path()).expect("is readable");
+    assert_eq!(after, before);
+    // A process that ended before it removed the older file.
+    let (older, _) = self::older();
+    fs::copy(older.path().join(OLDER_FILE), path(OLDER_FILE)).expect("is written");
+    let journal = Journal::open(&state, &Now::by_wall(NOW), &config);
+    assert_eq!(journal.known().additions(), before.additions());
+    assert!(!path(OLDER_FILE).exists());
+}
+
+/// Lines that a later version writes with more fields are read.
+#[test]
+fn unknown_fields_are_ignored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(FILE);
+    let known = open_with_three_changes(folder.path()).known().clone();
+    let text = fs::read_to_string(&path).expect("is there");
+    let later = text.lines().flat_map(|line| {
+        let (_, json) = line.split_once(' ').expect("a checksum");
+        let json = json.replacen("\"number\"", "\"later\":[],\"number\"", 1);
+        let mut line = allowlist_files::checksum::prepend(json.as_bytes());
+        line.push(b'\n');
+        line
+    });
+    fs::write(&path, later.collect::<Vec<_>>()).expect("is written");
     assert_eq!(
         PolicyHistory::load_readonly(folder.path()).expect("is readable"),
         known

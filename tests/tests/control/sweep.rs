@@ -159,7 +159,7 @@ webhook = "http://127.0.0.1:9/hush-path"
     let kept = files(&state)?;
     assert!(
         kept.iter()
-            .any(|(name, _)| name.ends_with("ledger.v1.jsonl")),
+            .any(|(name, _)| name.ends_with("journal.v2.jsonl")),
         "{kept:?}"
     );
     for (name, contents) in &kept {

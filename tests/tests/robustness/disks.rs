@@ -169,7 +169,7 @@ fn damaged_files_are_ignored() -> anyhow::Result<()> {
         .map(|file| file.file_name().to_string_lossy().into_owned())
         .collect();
     for expected in [
-        "ledger.v1.jsonl",
+        "journal.v2.jsonl",
         "record.v2.json",
         "list.json",
         "audit.v1.jsonl",

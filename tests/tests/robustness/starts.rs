@@ -23,7 +23,7 @@ use super::*;
 const STATE: [&str; 6] = [
     "audit.v1.jsonl",
     "history.v1.jsonl",
-    "ledger.v1.jsonl",
+    "journal.v2.jsonl",
     "list.json",
     "record.v2.json",
     "vendor.json",
