@@ -1,79 +1,216 @@
-//! An append-only file of lines in the state directory, with a limited size.
+//! An append-only file of lines in the state directory, with a limited size for each class of lines.
 //!
-//! Invariants: a line that was cut short is not read; two files are rotated, so that between half and all of the
-//! configured size is kept.
+//! A *class* is a kind of lines that has a limit of its own, so that many lines of one class remove none of another.
+//! [`Lines`] appends to one file until the lines of a class reach half of the limit. Then a rotation stores the newest
+//! lines of each class in a second file, up to half of the limit, and starts the first file again.
+//!
+//! Invariants: a line that was cut short is not read; of each class, between half and all of its limit is kept; a
+//! rotation that is interrupted loses and doubles no line. A rotation does not decode lines.
 
+use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::bounded::{Open, PATIENCE, ReadError, within};
+use crate::bounded::{Open, ReadError};
 use allowlist_policy::error_code::bail_with;
 use anyhow::{Context as _, Result};
 use log::warn;
-use serde::de::DeserializeOwned;
+use tempfile::NamedTempFile;
 
-/// The maximum number of bytes that are read from a file: the maximum of `history_size` and `log_size`.
-const MAX_BYTES: u64 = 1 << 30;
+/// The maximum size of a file that is read, in bytes.
+const MAX_BYTES: u64 = 2 << 30;
 
 /// The names of the two files with lines. They contain two dots, so they cannot be the name of a source's file.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// The file to which lines are appended.
     pub file: &'static str,
-    /// The file with older lines, which the next rotation replaces.
+    /// The file with older lines, which each rotation replaces.
     pub old: &'static str,
 }
 
-/// A file of lines, for appending.
+/// A file of lines of `CLASSES` classes, for appending.
+///
+/// The methods access the disk on the calling thread; [`crate::bounded::within`] limits the time.
 #[derive(Clone, Debug)]
-pub struct Lines {
+pub struct Lines<const CLASSES: usize> {
     folder: PathBuf,
     names: Names,
-    max_bytes: u64,
+    /// The limit of each class in both files together, in bytes.
+    max_bytes: [u64; CLASSES],
+    class_of: fn(&[u8]) -> usize,
+    /// The number of bytes of each class in the first file; `None` before the file is measured, and after an error.
+    used: Arc<Mutex<Option<[u64; CLASSES]>>>,
 }
 
-impl Lines {
-    /// Returns the file of lines in an existing directory, limited to `max_bytes` in both files together.
-    pub fn new(folder: &Path, names: Names, max_bytes: u64) -> Self {
+impl<const CLASSES: usize> Lines<CLASSES> {
+    /// Returns the file of lines in an existing directory.
+    ///
+    /// `max_bytes` are the limits of the classes, each in both files together; `class_of` returns the index of a line's
+    /// class.
+    pub fn new(
+        folder: &Path,
+        names: Names,
+        max_bytes: [u64; CLASSES],
+        class_of: fn(&[u8]) -> usize,
+    ) -> Self {
         Self {
             folder: folder.to_owned(),
             names,
             max_bytes,
+            class_of,
+            used: Arc::default(),
         }
     }
 
-    /// Appends a line, which must not contain a line break. After a timeout, the line may or may not have been written.
-    pub fn add(&self, line: Vec<u8>) -> io::Result<()> {
-        let Self {
-            folder,
-            names,
-            max_bytes,
-        } = self.clone();
-        let place = folder.join(names.file);
-        let work = move || add(&folder, names, max_bytes, line);
-        within(&place, PATIENCE, work, drop)?
+    /// Returns the path of the file to which lines are appended.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(self.names.file)
+    }
+
+    /// Appends a line, which must not contain a line break.
+    pub fn append(&self, line: &[u8]) -> io::Result<()> {
+        let path = self.path();
+        let mut known = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = match known.take() {
+            Some(used) => used,
+            None => self.sizes(&lines_of(&read_or_rename(&path)?)),
+        };
+        let (class, size) = ((self.class_of)(line), size_of_line(line));
+        if used[class] > 0 && used[class] + size > self.max_bytes[class] / 2 {
+            self.rotate()?;
+            used = [0; CLASSES];
+        }
+        let mut line = [line, b"\n"].concat();
+        let mut file = open_to_append(&path)?;
+        if !ends_a_line(&file)? {
+            // The last line was cut short; keep it from absorbing this one.
+            line.insert(0, b'\n');
+        }
+        file.write_all(&line)?;
+        used[class] += size;
+        *known = Some(used);
+        Ok(())
+    }
+
+    /// Replaces the content of both files by the newest of `lines`, which are in order of time, up to the limit of each class.
+    ///
+    /// Only the first lines may be replaced if this is interrupted.
+    pub fn replace(&self, lines: &[Vec<u8>]) -> io::Result<()> {
+        let mut known = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = None;
+        let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
+        let new = self.newest(&lines);
+        let rest: Vec<&[u8]> = lines
+            .iter()
+            .zip(&new)
+            .filter_map(|(line, is_new)| (!is_new).then_some(*line))
+            .collect();
+        let old = self.newest(&rest);
+        self.store(self.names.old, &selected(&rest, &old))?;
+        self.store(self.names.file, &selected(&lines, &new))
+    }
+
+    /// Moves the newest lines of both files to the second one, and removes the first.
+    fn rotate(&self) -> io::Result<()> {
+        let [old, new] = [self.names.old, self.names.file].map(|name| self.folder.join(name));
+        let (older, newer) = (read_or_rename(&old)?, read_or_rename(&new)?);
+        let lines = merged(&older, &newer);
+        let kept = self.newest(&lines);
+        self.store(self.names.old, &selected(&lines, &kept))?;
+        // If this process ends before the next step, `merged` omits the lines that both files have.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns for each line whether it is among the newest of its class, up to half of the limit.
+    fn newest(&self, lines: &[&[u8]]) -> Vec<bool> {
+        let (mut sizes, mut is_full) = ([0; CLASSES], [false; CLASSES]);
+        let mut kept = vec![false; lines.len()];
+        for (line, kept) in lines.iter().zip(&mut kept).rev() {
+            let class = (self.class_of)(line);
+            let size = sizes[class] + size_of_line(line);
+            is_full[class] |= sizes[class] > 0 && size > self.max_bytes[class] / 2;
+            if !is_full[class] {
+                (sizes[class], *kept) = (size, true);
+            }
+        }
+        kept
+    }
+
+    fn sizes(&self, lines: &[&[u8]]) -> [u64; CLASSES] {
+        let mut sizes = [0; CLASSES];
+        for line in lines {
+            sizes[(self.class_of)(line)] += size_of_line(line);
+        }
+        sizes
+    }
+
+    /// Replaces the content of the file `name`, atomically and durably.
+    fn store(&self, name: &str, lines: &[&[u8]]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            bytes.extend_from_slice(line);
+            bytes.push(b'\n');
+        }
+        let mut file = NamedTempFile::new_in(&self.folder)?;
+        file.write_all(&bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(self.folder.join(name))?;
+        fs::File::open(&self.folder)?.sync_all()
     }
 }
 
-fn add(folder: &Path, names: Names, max_bytes: u64, mut line: Vec<u8>) -> io::Result<()> {
-    line.push(b'\n');
-    let path = folder.join(names.file);
-    let length = match fs::symlink_metadata(&path) {
-        Ok(found) => found.len(),
-        Err(error) if error.kind() == ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
-    };
-    if length > 0 && length + line.len() as u64 > max_bytes / 2 {
-        fs::rename(&path, folder.join(names.old))?;
+fn size_of_line(line: &[u8]) -> u64 {
+    line.len() as u64 + 1
+}
+
+fn selected<'l>(lines: &[&'l [u8]], are_selected: &[bool]) -> Vec<&'l [u8]> {
+    let pairs = lines.iter().zip(are_selected);
+    pairs
+        .filter_map(|(line, is_selected)| is_selected.then_some(*line))
+        .collect()
+}
+
+fn lines_of(bytes: &[u8]) -> Vec<&[u8]> {
+    let lines = bytes.split(|byte| *byte == b'\n');
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// Returns the lines of the second file, then those of the first file that the second one does not have.
+fn merged<'l>(old: &'l [u8], new: &'l [u8]) -> Vec<&'l [u8]> {
+    let mut lines = lines_of(old);
+    let known: HashSet<&[u8]> = lines.iter().copied().collect();
+    let is_new = |line: &&[u8]| !known.contains(line);
+    lines.extend(lines_of(new).into_iter().filter(is_new));
+    lines
+}
+
+/// Reads a file of the state directory; a missing file is empty.
+///
+/// If something other than a regular file is in its place, or the file is too large, renames that to `NAME.damaged`.
+fn read_or_rename(path: &Path) -> io::Result<Vec<u8>> {
+    match Open::state(MAX_BYTES).read_here(path) {
+        Err(error) if error.is_missing() => Ok(Vec::new()),
+        Err(error @ ReadError::Io(_)) => Err(error.into()),
+        Err(error) => {
+            set_aside(path, &error)?;
+            Ok(Vec::new())
+        }
+        bytes => Ok(bytes?),
     }
-    let mut file = open_to_append(&path)?;
-    if !ends_a_line(&file)? {
-        // The last line was cut short; keep it from absorbing this one.
-        line.insert(0, b'\n');
-    }
-    file.write_all(&line)
+}
+
+fn set_aside(path: &Path, error: &ReadError) -> io::Result<()> {
+    let kept = kept_name(path);
+    fs::rename(path, &kept)?;
+    warn!("{}: {error}; renamed to {}", path.display(), kept.display());
+    Ok(())
 }
 
 /// Opens a file of the state directory for appending, and creates it if it is missing.
@@ -85,9 +222,7 @@ fn open_to_append(path: &Path) -> io::Result<fs::File> {
     let open = || Open::state(u64::MAX).open(path, &options);
     match open() {
         Err(error @ (ReadError::NotRegular(_) | ReadError::OtherOwner(_))) => {
-            let kept = kept_name(path);
-            fs::rename(path, &kept)?;
-            warn!("{}: {error}; renamed to {}", path.display(), kept.display());
+            set_aside(path, &error)?;
             Ok(open()?)
         }
         file => Ok(file?),
@@ -111,34 +246,144 @@ pub fn ends_a_line(file: &fs::File) -> io::Result<bool> {
     Ok(last == [b'\n'])
 }
 
-/// Reads and parses the lines of both files, and returns them, the oldest first, with the number of damaged lines.
-pub fn read<T: DeserializeOwned>(folder: &Path, names: Names) -> Result<(Vec<T>, usize)> {
-    let (mut read, mut damaged) = (Vec::new(), 0);
-    for name in [names.old, names.file] {
-        let path = folder.join(name);
-        let bytes = match Open::state(MAX_BYTES).read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_missing() => continue,
-            Err(ReadError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
-                bail_with!(
-                    Forbidden,
-                    "cannot read {}: {error}; only root may read it, try sudo",
-                    path.display()
+/// Returns the lines of both files, the oldest first.
+pub fn read(folder: &Path, names: Names) -> Result<Vec<Vec<u8>>> {
+    let (old, new) = (
+        read_file(&folder.join(names.old))?,
+        read_file(&folder.join(names.file))?,
+    );
+    let lines = merged(&old, &new).into_iter();
+    Ok(lines.map(<[u8]>::to_vec).collect())
+}
+
+/// Returns the lines of one file; a missing file has none.
+pub fn read_one(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let bytes = read_file(path)?;
+    Ok(lines_of(&bytes).into_iter().map(<[u8]>::to_vec).collect())
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    match Open::state(MAX_BYTES).read(path) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.is_missing() => Ok(Vec::new()),
+        Err(ReadError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
+            bail_with!(
+                Forbidden,
+                "cannot read {}: {error}; only root may read it, try sudo",
+                path.display()
+            );
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: Names = Names {
+        file: "lines.v1.jsonl",
+        old: "lines.v1.old.jsonl",
+    };
+    const LIMITS: [u64; 2] = [1000, 400];
+
+    /// The class of a line is its first digit.
+    fn lines(folder: &Path) -> Lines<2> {
+        Lines::new(folder, NAMES, LIMITS, |line| usize::from(line[0] - b'0'))
+    }
+
+    fn line(class: usize, number: usize) -> Vec<u8> {
+        format!("{class} {number:07}").into_bytes() // 10 bytes with its line break
+    }
+
+    fn numbers(folder: &Path, class: usize) -> Vec<usize> {
+        let lines = read(folder, NAMES).expect("is readable").into_iter();
+        let texts = lines.map(|line| String::from_utf8(line).expect("is text"));
+        let of_class = texts.filter_map(|line| {
+            let number = line.strip_prefix(&format!("{class} "))?;
+            Some(number.parse().expect("a number"))
+        });
+        of_class.collect()
+    }
+
+    #[test]
+    fn each_class_keeps_its_newest_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut file = lines(folder.path());
+        let mut counts = [0, 0];
+        for round in 0..3000 {
+            // One line of class 0 in the beginning of each thousand, and a flood of class 1.
+            let class = usize::from(round % 1000 >= 20);
+            file.append(&line(class, counts[class]))
+                .expect("is written");
+            counts[class] += 1;
+            if round % 7 == 0 {
+                file = lines(folder.path()); // measures the file again
+            }
+            for (class, (limit, count)) in LIMITS.iter().zip(counts).enumerate() {
+                let kept = numbers(folder.path(), class);
+                let range = (count - kept.len())..count;
+                assert_eq!(kept, range.collect::<Vec<_>>(), "class {class}");
+                let most = *limit as usize / 10;
+                assert!(kept.len() <= most, "{} of {most}", kept.len());
+                assert!(
+                    kept.len() >= count.min(most / 2),
+                    "{} of {count}",
+                    kept.len()
                 );
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-        };
-        for line in bytes
-            .split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-        {
-            match serde_json::from_slice(line) {
-                Ok(one) => read.push(one),
-                Err(_) => damaged += 1,
             }
         }
     }
-    Ok((read, damaged))
+
+    #[test]
+    fn an_interrupted_rotation_doubles_no_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = lines(folder.path());
+        for number in 0..20 {
+            file.append(&line(1, number)).expect("is written");
+        }
+        let before = fs::read(file.path()).expect("is there");
+        file.append(&line(1, 20)).expect("is written");
+        let after = fs::read(file.path()).expect("is there");
+        assert!(after.len() < before.len(), "was rotated");
+        // As if the process had ended before it removed the first file.
+        fs::write(file.path(), before).expect("is written");
+        assert_eq!(numbers(folder.path(), 1), (0..20).collect::<Vec<_>>());
+        let file = lines(folder.path());
+        for number in 20..60 {
+            file.append(&line(1, number)).expect("is written");
+        }
+        let kept = numbers(folder.path(), 1);
+        assert_eq!(kept, (60 - kept.len()..60).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn replaced_lines_fill_both_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = lines(folder.path());
+        file.append(&line(0, 0)).expect("is written");
+        let of_class = |class| (0..200).map(move |number| line(class, number));
+        let all: Vec<_> = of_class(0).zip(of_class(1)).collect();
+        let all: Vec<_> = all.into_iter().flat_map(|(a, b)| [a, b]).collect();
+        file.replace(&all).expect("is written");
+        assert_eq!(numbers(folder.path(), 0), (100..200).collect::<Vec<_>>());
+        assert_eq!(numbers(folder.path(), 1), (160..200).collect::<Vec<_>>());
+        file.append(&line(0, 200)).expect("is written");
+        assert_eq!(numbers(folder.path(), 0), (150..201).collect::<Vec<_>>());
+        assert_eq!(numbers(folder.path(), 1), (180..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_absorbs_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        lines(folder.path())
+            .append(b"0 cut short")
+            .expect("is written");
+        let path = folder.path().join(NAMES.file);
+        let whole = fs::read(&path).expect("is there");
+        fs::write(&path, &whole[..5]).expect("is written");
+        lines(folder.path()).append(b"0 whole").expect("is written");
+        let lines = read(folder.path(), NAMES).expect("is readable");
+        assert_eq!(lines, [b"0 cut".to_vec(), b"0 whole".to_vec()]);
+    }
 }

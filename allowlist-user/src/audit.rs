@@ -1,22 +1,11 @@
-//! The audit log: who changed what and when, one line of JSON per action; the oldest lines are dropped first.
-//!
-//! Invariant: a line is appended and never changed.
+//! The entries of the audit log: who changed what and when. Plain data, which `event_log` stores.
 
 use std::fmt;
-use std::io;
-use std::path::Path;
 
-use allowlist_files::lines::{self, Lines, Names};
 use allowlist_policy::Mode;
-use anyhow::Result;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-const NAMES: Names = Names {
-    file: "audit.v1.jsonl",
-    old: "audit.v1.old.jsonl",
-};
 
 /// The maximum number of prefixes that the audit log stores of one action.
 const MAX_STORED_PREFIXES: usize = 200;
@@ -278,26 +267,4 @@ impl Prefixes {
         }
         words.join(" ")
     }
-}
-
-/// The audit log of a state directory, open for appending.
-#[derive(Debug)]
-pub struct Audit(Lines);
-
-impl Audit {
-    /// Returns the audit log in the existing state directory `folder`, limited to `max_bytes`.
-    pub fn new(folder: &Path, max_bytes: u64) -> Self {
-        Self(Lines::new(folder, NAMES, max_bytes))
-    }
-
-    /// Appends an entry to the audit log.
-    pub fn add(&self, entry: &AuditEntry) -> io::Result<()> {
-        self.0.add(serde_json::to_vec(entry)?)
-    }
-}
-
-/// Reads the audit log in the directory `folder`. Returns the entries, the oldest first, and the number of damaged
-/// lines.
-pub fn read(folder: &Path) -> Result<(Vec<AuditEntry>, usize)> {
-    lines::read(folder, NAMES)
 }

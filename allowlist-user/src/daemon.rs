@@ -64,12 +64,12 @@ use self::refresh::Clocks;
 use self::reload::Reloading;
 use self::requests::Refreshing;
 use self::selfcheck::SelfCheck;
-use crate::audit::{Actor, Audit, AuditAction, AuditEntry};
+use crate::audit::{Actor, AuditAction, AuditEntry};
 use crate::cli::Paths;
 use crate::config::Config;
 use crate::control::{ApplyOptions, Control, DaemonStatus, PendingChange};
+use crate::event_log::EventLog;
 use crate::generation_meta::GenerationMeta;
-use crate::history::History;
 use crate::hook::HookQueue;
 use crate::journal::{ConfigText, Journal};
 use crate::notify::Notify;
@@ -210,7 +210,6 @@ pub struct Daemon {
     active: Option<Active>,
     lists: SourceStates,
     journal: Journal,
-    audit: Audit,
     /// Whether the configuration is not active yet, since sources have no list and `at_start` is `wait`.
     inactive: bool,
     fetches: Fetches,
@@ -236,7 +235,7 @@ pub struct Daemon {
     late: Late,
     /// Last-good lists that were read from disk after the time limit of a start or a change.
     late_lists: UnboundedReceiver<(Source, Feed)>,
-    history: History,
+    event_log: EventLog,
     hook_queue: HookQueue,
     clocks: Clocks,
     /// The earliest time for another attempt to publish without expired grace prefixes and added prefixes.
@@ -468,7 +467,9 @@ impl Daemon {
             no_change,
             generation: self.dataplane.generation(),
         };
-        let added = self.disk().and_then(|_| Ok(self.audit.add(&entry)?));
+        let added = self
+            .disk()
+            .and_then(|_| Ok(self.event_log.add(&entry.into())?));
         if let Err(error) = added {
             warn!("cannot append to the audit log: {error:#}");
         }

@@ -4,7 +4,7 @@
 //! - [`daemon`] drives lists, tables and kernel; [`control`] is its socket and client, [`session`] finds the login that
 //!   the lockout check protects
 //! - [`report`] prints the state of the filter as text and JSON, [`export`] the prefixes in the formats of other firewalls
-//! - [`journal`], [`history`], [`audit`] and [`generation_meta`] are files of the state directory
+//! - [`journal`], [`event_log`], [`audit`] and [`generation_meta`] are files of the state directory
 //! - [`hook`] and [`notify`] emit events to a command, a webhook and systemd
 //!
 //! Lists are in `allowlist-lists`, policies in `allowlist-policy`, and everything that touches the kernel's tables is in
@@ -45,9 +45,9 @@ pub mod control;
 pub mod daemon;
 pub mod effective;
 pub mod error_code;
+pub mod event_log;
 pub mod export;
 pub mod generation_meta;
-pub mod history;
 pub mod hook;
 pub mod journal;
 pub mod logger;

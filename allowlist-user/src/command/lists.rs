@@ -21,8 +21,8 @@ use crate::cli::{Diff, Export, Fetch, History, Paths};
 use crate::config::{Config, provided};
 use crate::control::Client;
 use crate::error_code::code_of;
+use crate::event_log;
 use crate::export::{Listed, export as exported};
-use crate::history;
 use crate::journal::PolicyHistory;
 use crate::report::{self, Outcome};
 
@@ -321,7 +321,11 @@ fn warn_of_room(
 }
 
 pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
-    let (mut events, damaged) = history::read(&paths.state_dir)?;
+    let event_log::Records {
+        list_events: mut events,
+        damaged,
+        ..
+    } = event_log::read(&paths.state_dir)?;
     if damaged > 0 {
         warn!(
             "{damaged} events in {} are damaged and are skipped",

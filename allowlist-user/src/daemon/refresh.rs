@@ -432,7 +432,9 @@ impl Daemon {
     /// Appends events to the history, and passes them to the hook. Failures are logged.
     pub(super) fn emit_events(&self, events: &[Event]) {
         for event in events {
-            let added = self.disk().and_then(|_| Ok(self.history.add(event)?));
+            let added = self
+                .disk()
+                .and_then(|_| Ok(self.event_log.add(&event.into())?));
             if let Err(error) = added {
                 warn!("{}: cannot append to the history: {error:#}", event.source);
             }

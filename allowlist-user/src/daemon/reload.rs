@@ -24,11 +24,11 @@ use super::start::watched;
 use super::start_plan::suppressed_config_crc;
 use super::{Daemon, Options};
 use crate::additions::{Additions, source_name};
-use crate::audit::{Actor, Audit, AuditAction};
+use crate::audit::{Actor, AuditAction};
 use crate::config::Config;
 use crate::control::{ApplyOptions, ApplyOutcome, Control};
 use crate::error_code::ApiError;
-use crate::history::History;
+use crate::event_log::EventLog;
 use crate::hook::HookQueue;
 use crate::journal::{Change, ConfigText};
 
@@ -549,8 +549,11 @@ impl Daemon {
         if self.config.hook != before.hook {
             self.hook_queue = HookQueue::start(self.config.hook.clone());
         }
-        self.history = History::new(&paths.state_dir, self.config.history_bytes);
-        self.audit = Audit::new(&paths.state_dir, self.config.log_bytes);
+        self.event_log = EventLog::new(
+            &paths.state_dir,
+            self.config.log_bytes,
+            self.config.history_bytes,
+        );
         self.files = watched(&self.config);
         self.warnings = (self.options.warnings)(&self.config);
         for warning in &self.warnings {

@@ -33,11 +33,11 @@ use super::selfcheck::SelfCheck;
 use super::start_plan::StartPlan;
 use super::{COUNTS_ANEW, Daemon, Options, Signals};
 use crate::additions::Additions;
-use crate::audit::{Actor, Audit, AuditAction};
+use crate::audit::{Actor, AuditAction};
 use crate::config::Config;
 use crate::control::Control;
+use crate::event_log::EventLog;
 use crate::generation_meta::GenerationMeta;
-use crate::history::History;
 use crate::hook::HookQueue;
 use crate::journal::{Change, ConfigText, ConfirmDeadline, Journal};
 use crate::notify::Notify;
@@ -90,8 +90,11 @@ impl Daemon {
             opening: None,
             late,
             late_lists,
-            history: History::new(&options.paths.state_dir, config.history_bytes),
-            audit: Audit::new(&options.paths.state_dir, config.log_bytes),
+            event_log: EventLog::new(
+                &options.paths.state_dir,
+                config.log_bytes,
+                config.history_bytes,
+            ),
             hook_queue: HookQueue::start(config.hook.clone()),
             clocks: Clocks::now(),
             release_after: Instant::now(),

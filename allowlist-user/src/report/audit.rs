@@ -7,7 +7,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Report;
-use crate::audit::{self, AuditEntry};
+use crate::audit::AuditEntry;
+use crate::event_log;
 
 /// The report of the audit log.
 pub struct AuditLog {
@@ -18,7 +19,11 @@ pub struct AuditLog {
 impl AuditLog {
     /// Reads the audit log in `state_dir`: the newest `count` entries, or all entries without `count`.
     pub fn read(state_dir: &Path, count: Option<usize>) -> Result<Self> {
-        let (mut entries, damaged) = audit::read(state_dir)?;
+        let event_log::Records {
+            operations: mut entries,
+            damaged,
+            ..
+        } = event_log::read(state_dir)?;
         if let Some(count) = count {
             entries.drain(..entries.len().saturating_sub(count));
         }

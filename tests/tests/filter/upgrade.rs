@@ -55,8 +55,8 @@ impl Older {
         copy(&fixture.join("state"), &testbed.scratch.file("state"))?;
 
         let clock = WallClock::new(&testbed.scratch)?;
-        let (log, _) = allowlist_user::audit::read(&testbed.scratch.file("state"))?;
-        let end = log.last().context("no entry in the log")?.time;
+        let log = allowlist_user::event_log::read(&testbed.scratch.file("state"))?;
+        let end = log.operations.last().context("no entry in the log")?.time;
         clock.set(end.as_second() + PAUSE - Timestamp::now().as_second())?;
         Ok(Self {
             testbed,

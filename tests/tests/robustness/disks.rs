@@ -172,7 +172,7 @@ fn damaged_files_are_ignored() -> anyhow::Result<()> {
         "journal.v2.jsonl",
         "record.v2.json",
         "list.json",
-        "audit.v1.jsonl",
+        "events.v1.jsonl",
     ] {
         ensure!(names.contains(expected), "{names:?}");
     }

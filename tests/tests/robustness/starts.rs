@@ -20,9 +20,8 @@ use nix::unistd::mkfifo;
 use super::*;
 
 /// The files of the state directory after a start with these sources.
-const STATE: [&str; 6] = [
-    "audit.v1.jsonl",
-    "history.v1.jsonl",
+const STATE: [&str; 5] = [
+    "events.v1.jsonl",
     "journal.v2.jsonl",
     "list.json",
     "record.v2.json",
