@@ -14,6 +14,7 @@ mod tests;
 
 pub use track::{Crowding, FOREIGN_FLOWS, ForeignPort, Marking, Origins, Table, Update};
 
+use crate::packet::wire::{icmp, icmpv6};
 use crate::packet::{Address, ICMP, ICMPV6, Packet, TCP, Transport, UDP, tcp_flag};
 
 /// A flow from this host's point of view: the key of the flow tables.
@@ -67,11 +68,6 @@ pub const TCP_PARTIAL: u32 = 4 * 60;
 pub const UDP_IDLE: u32 = 5 * 60;
 /// The idle timeout of an echo flow, in seconds: RFC 5508 requires at least one minute.
 pub const ECHO_IDLE: u32 = 60;
-
-const ICMP_ECHO: u8 = 8;
-const ICMP_ECHO_REPLY: u8 = 0;
-const ICMPV6_ECHO: u8 = 128;
-const ICMPV6_ECHO_REPLY: u8 = 129;
 
 /// Returns the index of a protocol's table in [`PortsInUse`].
 #[inline(always)]
@@ -127,7 +123,7 @@ impl OutboundPacket {
                 flags,
             }),
             (ICMP | ICMPV6, Transport::Icmp { kind, identifier })
-                if is_echo(packet, kind, ICMP_ECHO, ICMPV6_ECHO) =>
+                if is_echo(packet, kind, icmp::ECHO, icmpv6::ECHO) =>
             {
                 Some(Self {
                     flow: flow(identifier, 0),
@@ -178,7 +174,7 @@ impl Flow {
                 },
             ) => (destination, source),
             (ICMP | ICMPV6, Transport::Icmp { kind, identifier })
-                if is_echo(packet, kind, ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY) =>
+                if is_echo(packet, kind, icmp::ECHO_REPLY, icmpv6::ECHO_REPLY) =>
             {
                 (identifier, 0)
             }
@@ -206,8 +202,8 @@ impl Flow {
                 },
             ) => (destination, source),
             (ICMP | ICMPV6, Transport::Icmp { kind, identifier })
-                if is_echo(packet, kind, ICMP_ECHO, ICMPV6_ECHO)
-                    || is_echo(packet, kind, ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY) =>
+                if is_echo(packet, kind, icmp::ECHO, icmpv6::ECHO)
+                    || is_echo(packet, kind, icmp::ECHO_REPLY, icmpv6::ECHO_REPLY) =>
             {
                 (identifier, 0)
             }

@@ -6,6 +6,7 @@
 
 use crate::abi::{ControlBits, Exemptions, Grant, ServiceId, service_set};
 use crate::flow::Flow;
+use crate::packet::wire::{hops, icmpv6, port};
 use crate::packet::{
     Address, Contents, ICMPV6, IGMP, Malformed, Packet, Quote, SCTP, TCP, Transport, UDP,
     hides_protocol, tcp_flag,
@@ -175,18 +176,15 @@ fn essential_verdict<T: Tables>(tables: &T, exemption: Exemptions, reason: Reaso
 /// a host that needs them can allow `icmp`.
 #[inline(always)]
 fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
-    // A router decrements the hop limit, so a neighbour discovery message with 255 is from this link (RFC 4861, 11.2).
-    const SAME_LINK: u8 = 255;
-    // Group membership messages have a hop limit of 1, so that no router forwards them (RFC 3376, 4; RFC 3810, 5).
-    const ONE_HOP: u8 = 1;
     match (packet.source, packet.protocol, packet.transport) {
         (
             Address::V6(_),
             ICMPV6,
             Transport::Icmp {
-                kind: 133..=137, ..
+                kind: icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT,
+                ..
             },
-        ) if packet.hops == SAME_LINK => {
+        ) if packet.hops == hops::SAME_LINK => {
             Some((Exemptions::NEIGHBOUR_DISCOVERY, Reason::NeighbourDiscovery))
         }
         (_, _, Transport::IcmpError { .. }) => Some((Exemptions::ICMP_ERRORS, Reason::IcmpError)),
@@ -194,21 +192,21 @@ fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
             source @ Address::V6(_),
             ICMPV6,
             Transport::Icmp {
-                kind: 130..=132 | 143,
+                kind: icmpv6::LISTENER_QUERY..=icmpv6::LISTENER_DONE | icmpv6::LISTENER_REPORT_V2,
                 ..
             },
-        ) if packet.hops == ONE_HOP && (source.is_link_local() || source.is_unspecified()) => {
+        ) if packet.hops == hops::ONE && (source.is_link_local() || source.is_unspecified()) => {
             Some((Exemptions::MULTICAST, Reason::Multicast))
         }
-        (Address::V4(_), IGMP, Transport::Other) if packet.hops == ONE_HOP => {
+        (Address::V4(_), IGMP, Transport::Other) if packet.hops == hops::ONE => {
             Some((Exemptions::MULTICAST, Reason::Multicast))
         }
         (
             Address::V4(_),
             UDP,
             Transport::Ports {
-                source: 67,
-                destination: 68,
+                source: port::DHCP_SERVER,
+                destination: port::DHCP_CLIENT,
                 ..
             },
         ) => Some((Exemptions::DHCP, Reason::Dhcp)),
@@ -216,8 +214,8 @@ fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
             Address::V6(_),
             UDP,
             Transport::Ports {
-                source: 547,
-                destination: 546,
+                source: port::DHCPV6_SERVER,
+                destination: port::DHCPV6_CLIENT,
                 ..
             },
         ) if packet.destination.is_link_local() => Some((Exemptions::DHCP, Reason::Dhcp)),

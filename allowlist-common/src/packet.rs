@@ -13,6 +13,7 @@ mod fast_path;
 mod malformed;
 mod packed;
 mod quote;
+pub mod wire;
 
 pub use address::Address;
 pub use addresses::{Addresses, read_addresses};
@@ -20,8 +21,11 @@ pub use fast_path::parse_fast;
 pub use malformed::Malformed;
 pub use packed::{PackedMeta, PackedPacket};
 pub use quote::Quote;
+pub use wire::protocol::{ICMP, ICMPV6, IGMP, SCTP, TCP, UDP};
+pub use wire::tcp_flag;
 
 use crate::frame::{Frame, u16_at, u32_at};
+use wire::{ethernet, extension, icmp, icmpv6, ip, ipv4, ipv6, transport};
 
 /// The contents of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,19 +87,6 @@ pub enum Transport {
     Other,
 }
 
-/// The protocol number of ICMP for IPv4.
-pub const ICMP: u8 = 1;
-/// The protocol number of IGMP, group membership for IPv4.
-pub const IGMP: u8 = 2;
-/// The protocol number of TCP.
-pub const TCP: u8 = 6;
-/// The protocol number of UDP.
-pub const UDP: u8 = 17;
-/// The protocol number of ICMPv6.
-pub const ICMPV6: u8 = 58;
-/// The protocol number of SCTP.
-pub const SCTP: u8 = 132;
-
 /// A range of bytes in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -125,35 +116,10 @@ impl Span {
     }
 }
 
-/// The flags of a TCP segment, as in byte 13 of the TCP header.
-pub mod tcp_flag {
-    /// The sender has finished sending.
-    pub const FIN: u8 = 1;
-    /// Opens a connection.
-    pub const SYN: u8 = 1 << 1;
-    /// Resets a connection.
-    pub const RST: u8 = 1 << 2;
-    /// The acknowledgement number is valid: set in all segments but the first.
-    pub const ACK: u8 = 1 << 4;
-}
-
 /// The maximum number of 802.1Q and 802.1ad tags. A frame with more is malformed, because its contents are unknown.
 const MAX_TAGS: usize = 2;
 /// The maximum number of IPv6 extension headers.
 const MAX_EXTENSIONS: usize = 8;
-/// The maximum value of an IP header's 16-bit length field.
-const MAX_LENGTH_FIELD: usize = u16::MAX as usize;
-
-const ETHERNET: usize = 14;
-const TAG: usize = 4;
-const IPV4: usize = 20;
-const IPV6: usize = 40;
-
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
-const DESTINATION: u8 = 60;
 
 /// Reports whether a next-header number is an IPv6 extension header that the parser walks through.
 ///
@@ -162,7 +128,11 @@ const DESTINATION: u8 = 60;
 pub const fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,
-        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+        extension::HOP_BY_HOP
+            | extension::ROUTING
+            | extension::FRAGMENT
+            | extension::AUTHENTICATION
+            | extension::DESTINATION
     )
 }
 
@@ -172,7 +142,7 @@ pub const fn is_extension(protocol: u8) -> bool {
 /// `family` is the IP version; `protocol` is the next header of the fragment header.
 #[inline(always)]
 pub const fn hides_protocol(family: u8, protocol: u8) -> bool {
-    family == 6 && is_extension(protocol)
+    family == ipv6::VERSION && is_extension(protocol)
 }
 
 /// Parses a frame.
@@ -201,26 +171,24 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
 #[inline(always)]
 pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<Span>), Malformed> {
     let mut kind = frame
-        .read_be_u16(ETHERNET - 2)
+        .read_be_u16(ethernet::TYPE_AT)
         .ok_or(Malformed::EthernetHeader)?;
-    let mut offset = ETHERNET;
+    let mut offset = ethernet::HEADER;
     let mut vlan = 0;
     for _ in 0..MAX_TAGS {
         if is_tag(kind) {
-            let (id, inner) = frame
-                .read::<TAG, _>(offset, |tag| (u16_at::<0>(tag) & 0x0fff, u16_at::<2>(tag)))
-                .ok_or(Malformed::EthernetHeader)?;
-            if offset == ETHERNET {
+            let (id, inner) = read_tag(frame, offset).ok_or(Malformed::EthernetHeader)?;
+            if offset == ethernet::HEADER {
                 vlan = id;
             }
             kind = inner;
-            offset += TAG;
+            offset += ethernet::TAG;
         }
     }
     let (packet, header) = match kind {
-        0x0800 => ipv4(frame, offset, vlan)?,
-        0x86dd => ipv6(frame, offset, vlan)?,
-        0x0806 => return Ok((Contents::Arp, None)),
+        ethernet::IPV4 => parse_ipv4(frame, offset, vlan)?,
+        ethernet::IPV6 => parse_ipv6(frame, offset, vlan)?,
+        ethernet::ARP => return Ok((Contents::Arp, None)),
         _ if is_tag(kind) => return Err(Malformed::VlanDepth),
         _ => return Ok((Contents::Other, None)),
     };
@@ -229,7 +197,18 @@ pub fn parse_network<F: Frame + ?Sized>(frame: &F) -> Result<(Contents, Option<S
 
 #[inline(always)]
 const fn is_tag(kind: u16) -> bool {
-    kind == 0x8100 || kind == 0x88a8
+    kind == ethernet::VLAN || kind == ethernet::SERVICE_VLAN
+}
+
+/// Reads the VLAN id of a tag, and the type after it; `None` if the frame ends inside the tag.
+#[inline(always)]
+fn read_tag<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u16, u16)> {
+    frame.read::<{ ethernet::TAG }, _>(offset, |tag| {
+        (
+            u16_at::<{ ethernet::TAG_CONTROL_AT }>(tag) & ethernet::VLAN_ID,
+            u16_at::<{ ethernet::TAG_TYPE_AT }>(tag),
+        )
+    })
 }
 
 /// The fixed part of an IPv4 header.
@@ -246,34 +225,35 @@ struct Ipv4 {
 
 impl Ipv4 {
     #[inline(always)]
-    fn read(header: &[u8; IPV4]) -> Self {
+    fn read(header: &[u8; ipv4::HEADER]) -> Self {
+        let fragment = u16_at::<{ ipv4::FRAGMENT_AT }>(header) & ipv4::FRAGMENT_OFFSET;
         Self {
-            version: header[0] >> 4,
-            header_length: (header[0] & 0x0f) as usize * 4,
-            total_length: u16_at::<2>(header) as usize,
-            fragment_offset: (u16_at::<6>(header) & 0x1fff) as usize * 8,
-            hops: header[8],
-            protocol: header[9],
-            source: u32_at::<12>(header),
-            destination: u32_at::<16>(header),
+            version: header[0] >> ip::VERSION_SHIFT,
+            header_length: (header[0] & ipv4::HEADER_LENGTH) as usize * ipv4::HEADER_LENGTH_UNIT,
+            total_length: u16_at::<{ ipv4::TOTAL_LENGTH_AT }>(header) as usize,
+            fragment_offset: fragment as usize * ipv4::FRAGMENT_UNIT,
+            hops: header[ipv4::TTL_AT],
+            protocol: header[ipv4::PROTOCOL_AT],
+            source: u32_at::<{ ipv4::SOURCE_AT }>(header),
+            destination: u32_at::<{ ipv4::DESTINATION_AT }>(header),
         }
     }
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(
+fn parse_ipv4<F: Frame + ?Sized>(
     frame: &F,
     start: usize,
     vlan: u16,
 ) -> Result<(Packet, Option<Span>), Malformed> {
     let header = frame.read(start, Ipv4::read).ok_or(Malformed::IpHeader)?;
-    if header.version != 4 {
+    if header.version != ipv4::VERSION {
         return Err(Malformed::IpVersion);
     }
-    if header.header_length < IPV4 {
+    if header.header_length < ipv4::HEADER {
         return Err(Malformed::HeaderLength);
     }
-    let end = if header.total_length == 0 && frame.length() > start + MAX_LENGTH_FIELD {
+    let end = if header.total_length == 0 && frame.length() > start + ip::MAX_LENGTH_FIELD {
         frame.length() // merged by the kernel (BIG TCP): longer than the length field's maximum
     } else {
         start + header.total_length
@@ -301,7 +281,7 @@ fn ipv4<F: Frame + ?Sized>(
     Ok((packet, span))
 }
 
-/// The first 8 bytes of an IPv6 header; the addresses follow.
+/// The fields of an IPv6 header before the addresses.
 struct Ipv6 {
     version: u8,
     payload_length: usize,
@@ -315,30 +295,34 @@ impl Ipv6 {
         reason = "the kernel program reads packet memory in place"
     )]
     #[inline(always)]
-    fn read(header: &[u8; 8]) -> Self {
+    fn read(header: &[u8; ipv6::FIELDS]) -> Self {
         Self {
-            version: header[0] >> 4,
-            payload_length: u16_at::<4>(header) as usize,
-            next: header[6],
-            hops: header[7],
+            version: header[0] >> ip::VERSION_SHIFT,
+            payload_length: u16_at::<{ ipv6::PAYLOAD_LENGTH_AT }>(header) as usize,
+            next: header[ipv6::NEXT_HEADER_AT],
+            hops: header[ipv6::HOP_LIMIT_AT],
         }
     }
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(
+fn parse_ipv6<F: Frame + ?Sized>(
     frame: &F,
     start: usize,
     vlan: u16,
 ) -> Result<(Packet, Option<Span>), Malformed> {
     let header = frame.read(start, Ipv6::read).ok_or(Malformed::IpHeader)?;
-    let source = frame.read_be_u128(start + 8).ok_or(Malformed::IpHeader)?;
-    let destination = frame.read_be_u128(start + 24).ok_or(Malformed::IpHeader)?;
-    if header.version != 6 {
+    let source = frame
+        .read_be_u128(start + ipv6::SOURCE_AT)
+        .ok_or(Malformed::IpHeader)?;
+    let destination = frame
+        .read_be_u128(start + ipv6::DESTINATION_AT)
+        .ok_or(Malformed::IpHeader)?;
+    if header.version != ipv6::VERSION {
         return Err(Malformed::IpVersion);
     }
-    let payload = start + IPV6;
-    let end = if header.payload_length == 0 && frame.length() > payload + MAX_LENGTH_FIELD {
+    let payload = start + ipv6::HEADER;
+    let end = if header.payload_length == 0 && frame.length() > payload + ip::MAX_LENGTH_FIELD {
         jumbogram_end(frame, header.next, payload)?
     } else {
         payload + header.payload_length
@@ -373,20 +357,21 @@ fn jumbogram_end<F: Frame + ?Sized>(
     next: u8,
     payload: usize,
 ) -> Result<usize, Malformed> {
-    /// The type and length bytes of the jumbo payload option.
-    const JUMBO: u16 = 0xc204;
-    if next != HOP_BY_HOP {
+    if next != extension::HOP_BY_HOP {
         return Ok(frame.length());
     }
     let (option, length) = frame
-        .read::<8, _>(payload, |header| {
-            (u16_at::<2>(header), u32_at::<4>(header) as usize)
+        .read::<{ extension::JUMBO_HEADER }, _>(payload, |header| {
+            (
+                u16_at::<{ extension::FIRST_OPTION_AT }>(header),
+                u32_at::<{ extension::JUMBO_LENGTH_AT }>(header) as usize,
+            )
         })
         .ok_or(Malformed::ExtensionHeader)?;
-    if option != JUMBO {
+    if option != extension::JUMBO_PAYLOAD {
         return Ok(frame.length());
     }
-    if length <= MAX_LENGTH_FIELD || length > frame.length() {
+    if length <= ip::MAX_LENGTH_FIELD || length > frame.length() {
         return Err(Malformed::PacketLength);
     }
     Ok(payload + length)
@@ -424,21 +409,25 @@ fn extensions<F: Frame + ?Sized>(
         if turn == MAX_EXTENSIONS {
             break;
         }
-        let (next, units, third) = frame
-            .read::<4, _>(offset, |header| {
-                (header[0], header[1] as usize, u16_at::<2>(header))
+        let (next, units, fragment) = frame
+            .read::<{ extension::FIELDS }, _>(offset, |header| {
+                (
+                    header[extension::NEXT_HEADER_AT],
+                    header[extension::LENGTH_AT] as usize,
+                    u16_at::<{ extension::FRAGMENT_AT }>(header),
+                )
             })
             .ok_or(Malformed::ExtensionHeader)?;
         let length = match protocol {
-            FRAGMENT => 8,
-            AUTHENTICATION => (units + 2) * 4,
-            _ => (units + 1) * 8,
+            extension::FRAGMENT => extension::FRAGMENT_HEADER,
+            extension::AUTHENTICATION => (units + 2) * extension::AUTHENTICATION_UNIT,
+            _ => (units + 1) * extension::LENGTH_UNIT,
         };
         if offset + length > end {
             return Err(Malformed::ExtensionHeader);
         }
-        if protocol == FRAGMENT {
-            let fragment_offset = (third & 0xfff8) as usize;
+        if protocol == extension::FRAGMENT {
+            let fragment_offset = (fragment & extension::FRAGMENT_OFFSET) as usize;
             if fragment_offset != 0 {
                 return Ok(Chain {
                     protocol: next,
@@ -457,9 +446,10 @@ fn extensions<F: Frame + ?Sized>(
 #[inline(always)]
 const fn min_header_length(protocol: u8) -> usize {
     match protocol {
-        TCP => 20,
-        SCTP => 12,
-        UDP | ICMP | ICMPV6 => 8,
+        TCP => transport::TCP_HEADER,
+        SCTP => transport::SCTP_HEADER,
+        UDP => transport::UDP_HEADER,
+        ICMP | ICMPV6 => icmp::HEADER,
         _ => 0,
     }
 }
@@ -497,28 +487,28 @@ pub fn parse_transport<F: Frame + ?Sized>(
     }
     if protocol == TCP {
         return frame
-            .read::<14, _>(offset, |header| Transport::Ports {
-                source: u16_at::<0>(header),
-                destination: u16_at::<2>(header),
-                flags: header[13],
+            .read::<{ transport::TCP_FLAGS_AT + 1 }, _>(offset, |header| Transport::Ports {
+                source: u16_at::<{ transport::SOURCE_PORT_AT }>(header),
+                destination: u16_at::<{ transport::DESTINATION_PORT_AT }>(header),
+                flags: header[transport::TCP_FLAGS_AT],
             })
             .ok_or(Malformed::TransportHeader);
     }
-    let (first, second, third) = frame
-        .read::<8, _>(offset, |header| {
-            (
-                u16_at::<0>(header),
-                u16_at::<2>(header),
-                u16_at::<4>(header),
-            )
-        })
-        .ok_or(Malformed::TransportHeader)?;
+    let (first, second, third) =
+        read_three_words(frame, offset).ok_or(Malformed::TransportHeader)?;
     let kind = (first >> 8) as u8;
     Ok(match (family, protocol, kind) {
-        (4, ICMP, 3 | 11 | 12) | (6, ICMPV6, 1..=4) => Transport::IcmpError {
-            kind,
-            quote: Quote(Span::new(offset + least, end)),
-        },
+        (
+            ipv4::VERSION,
+            ICMP,
+            icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM,
+        )
+        | (ipv6::VERSION, ICMPV6, icmpv6::UNREACHABLE..=icmpv6::PARAMETER_PROBLEM) => {
+            Transport::IcmpError {
+                kind,
+                quote: Quote(Span::new(offset + least, end)),
+            }
+        }
         (_, ICMP | ICMPV6, _) => Transport::Icmp {
             kind,
             identifier: third,
@@ -528,5 +518,19 @@ pub fn parse_transport<F: Frame + ?Sized>(
             destination: second,
             flags: 0,
         },
+    })
+}
+
+/// Reads the first three 16-bit numbers of a transport header: the ports of UDP and SCTP are the first two; of ICMP,
+/// the type is the upper half of the first, and the identifier of an echo message is the third.
+#[inline(always)]
+fn read_three_words<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<(u16, u16, u16)> {
+    const { assert!(icmp::TYPE_AT == transport::SOURCE_PORT_AT) };
+    frame.read::<8, _>(offset, |header| {
+        (
+            u16_at::<{ transport::SOURCE_PORT_AT }>(header),
+            u16_at::<{ transport::DESTINATION_PORT_AT }>(header),
+            u16_at::<{ icmp::IDENTIFIER_AT }>(header),
+        )
     })
 }

@@ -3,6 +3,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 
+const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+
 /// Returns the monotonic time in nanoseconds.
 #[inline(always)]
 pub(crate) fn nanoseconds() -> u64 {
@@ -13,5 +15,5 @@ pub(crate) fn nanoseconds() -> u64 {
 /// Returns the monotonic time in seconds. Wraps around after 136 years.
 #[inline(always)]
 pub(crate) fn seconds() -> u32 {
-    (nanoseconds() / 1_000_000_000) as u32
+    (nanoseconds() / NANOSECONDS_PER_SECOND) as u32
 }

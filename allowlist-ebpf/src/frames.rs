@@ -11,6 +11,7 @@
 
 use allowlist_common::flow::Flow;
 use allowlist_common::frame::Frame;
+use allowlist_common::packet::wire::ipv4;
 use allowlist_common::packet::{
     self, Address, Addresses, Contents, Malformed, PackedMeta, PackedPacket, Packet, Quote,
     parse_network, parse_transport,
@@ -336,12 +337,15 @@ impl Frame for LinearPart {
 /// beyond are malformed.
 const HEADER_BYTES: usize = 512;
 
+/// The maximum size of one read from these bytes, rounded up to words: a fixed IPv4 header.
+const LONGEST_READ: usize = ipv4::HEADER.next_multiple_of(8);
+
 /// The first bytes of a frame, and their number.
 #[repr(C)]
 struct HeaderBuf {
     bytes: [u8; HEADER_BYTES],
     /// VERIFIER: never read. For the verifier, a read may start at any of `bytes`, and end here.
-    longest_read: [u8; 24],
+    longest_read: [u8; LONGEST_READ],
     copied: usize,
 }
 
@@ -404,7 +408,7 @@ impl Frame for LinearizedFrame {
         offset: usize,
         read: impl FnOnce(&[u8; N]) -> T,
     ) -> Option<T> {
-        const { assert!(N <= 24, "longer than `HeaderBuf::longest_read`") };
+        const { assert!(N <= LONGEST_READ, "longer than `HeaderBuf::longest_read`") };
         // SAFETY: `buf` is this CPU's copy, and was written before.
         let copied = unsafe { (&raw const (*self.buf.cast::<HeaderBuf>()).copied).read_volatile() };
         if offset + N > copied {

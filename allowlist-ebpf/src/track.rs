@@ -12,6 +12,10 @@ use allowlist_common::flow::{
     Flow, FlowEntry, ForeignPort, Origins, OutboundPacket, Table, Update, max_lifetime, port_table,
 };
 use allowlist_common::packet::{Contents, TCP, UDP};
+use aya_ebpf::bindings::{
+    BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_ESTABLISHED, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2,
+    BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT,
+};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
@@ -118,9 +122,14 @@ fn refresh_entry(sent: &OutboundPacket, before: FlowEntry, after: FlowEntry, now
 /// Reports whether a packet comes from an open socket: neither closed nor in TIME-WAIT.
 #[inline(always)]
 fn has_open_socket(ctx: &TcContext) -> bool {
-    /// The open states, by the kernel's numbers of TCP states: ESTABLISHED, SYN-SENT, FIN-WAIT-1, FIN-WAIT-2,
-    /// CLOSE-WAIT, LAST-ACK and CLOSING.
-    const OPEN: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+    /// The open states: ESTABLISHED, SYN-SENT, FIN-WAIT-1, FIN-WAIT-2, CLOSE-WAIT, LAST-ACK and CLOSING.
+    const OPEN: u32 = 1 << BPF_TCP_ESTABLISHED
+        | 1 << BPF_TCP_SYN_SENT
+        | 1 << BPF_TCP_FIN_WAIT1
+        | 1 << BPF_TCP_FIN_WAIT2
+        | 1 << BPF_TCP_CLOSE_WAIT
+        | 1 << BPF_TCP_LAST_ACK
+        | 1 << BPF_TCP_CLOSING;
     // SAFETY: the context is this program's; the packet's socket is valid while the program runs.
     let state = unsafe {
         let socket = (*ctx.skb.skb).__bindgen_anon_2.sk;

@@ -4,6 +4,8 @@
 
 use core::net::IpAddr;
 
+use super::wire::{ipv4, ipv6};
+
 /// The IP address of a packet, as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -27,8 +29,8 @@ impl Address {
     #[inline(always)]
     pub const fn family(self) -> u8 {
         match self {
-            Self::V4(_) => 4,
-            Self::V6(_) => 6,
+            Self::V4(_) => ipv4::VERSION,
+            Self::V6(_) => ipv6::VERSION,
         }
     }
 
@@ -36,7 +38,8 @@ impl Address {
     /// address (RFC 4291, 2.5.6).
     #[inline(always)]
     pub const fn is_link_local(self) -> bool {
-        matches!(self, Self::V6([network, _]) if network >> 54 == 0xfe80 >> 6)
+        matches!(self, Self::V6([network, _])
+            if network >> (u64::BITS - ipv6::LINK_LOCAL_LENGTH) == ipv6::LINK_LOCAL)
     }
 
     /// Reports whether this is the unspecified address of its family.
@@ -48,7 +51,7 @@ impl Address {
     /// Returns the address that [`Self::padded`] encoded, for its IP version.
     #[inline(always)]
     pub const fn from_padded(family: u8, padded: [u64; 2]) -> Self {
-        if family == 4 {
+        if family == ipv4::VERSION {
             Self::V4((padded[0] >> 32) as u32)
         } else {
             Self::V6(padded)

@@ -2,8 +2,9 @@
 //!
 //! Does not check the frame and decides nothing.
 
-use super::{Address, ETHERNET, Ipv4, Ipv6, MAX_TAGS, TAG, is_tag};
-use crate::frame::{Frame, u16_at};
+use super::wire::{ethernet, ipv6};
+use super::{Address, Ipv4, Ipv6, MAX_TAGS, is_tag, read_tag};
+use crate::frame::Frame;
 
 /// The VLAN, and fields of the fixed IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,31 +25,30 @@ pub struct Addresses {
 /// type.
 #[inline(always)]
 pub fn read_addresses<F: Frame + ?Sized>(frame: &F) -> Option<Addresses> {
-    let mut kind = frame.read_be_u16(ETHERNET - 2)?;
-    let mut offset = ETHERNET;
+    let mut kind = frame.read_be_u16(ethernet::TYPE_AT)?;
+    let mut offset = ethernet::HEADER;
     let mut vlan = 0;
     for _ in 0..MAX_TAGS {
         if is_tag(kind) {
-            let (id, inner) = frame
-                .read::<TAG, _>(offset, |tag| (u16_at::<0>(tag) & 0x0fff, u16_at::<2>(tag)))?;
-            if offset == ETHERNET {
+            let (id, inner) = read_tag(frame, offset)?;
+            if offset == ethernet::HEADER {
                 vlan = id;
             }
             kind = inner;
-            offset += TAG;
+            offset += ethernet::TAG;
         }
     }
     let (version, source, destination, protocol) = match kind {
-        0x0800 => {
+        ethernet::IPV4 => {
             let header = frame.read(offset, Ipv4::read)?;
             let source = Address::V4(header.source);
             let destination = Address::V4(header.destination);
             (header.version, source, destination, header.protocol)
         }
-        0x86dd => {
+        ethernet::IPV6 => {
             let header = frame.read(offset, Ipv6::read)?;
-            let source = Address::V6(frame.read_be_u128(offset + 8)?);
-            let destination = Address::V6(frame.read_be_u128(offset + 24)?);
+            let source = Address::V6(frame.read_be_u128(offset + ipv6::SOURCE_AT)?);
+            let destination = Address::V6(frame.read_be_u128(offset + ipv6::DESTINATION_AT)?);
             (header.version, source, destination, header.next)
         }
         _ => return None,

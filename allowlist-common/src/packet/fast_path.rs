@@ -3,14 +3,12 @@
 //!
 //! Invariant: for such a packet, [`super::parse`] returns the same result; all other frames are left to it.
 
-use super::{Address, ETHERNET, IPV4, IPV6, Packet, TAG, TCP, Transport, UDP};
-use super::{min_header_length, u16_at, u32_at};
+use super::wire::{ethernet, ip, ipv4, ipv6, transport};
+use super::{Address, Packet, TCP, Transport, UDP, min_header_length, read_tag, u16_at, u32_at};
 use crate::frame::{Frame, u64_at};
 
-/// The number of bytes read from a transport header: the size of a UDP header.
-const PORTS: usize = 8;
-/// The offset of the flags in a TCP header.
-const FLAGS: usize = 13;
+/// The number of bytes read from a transport header.
+const PORTS: usize = transport::UDP_HEADER;
 
 /// Parses a packet, and returns the result of `v4` or `v6`; `None` for a frame that needs [`super::parse`].
 ///
@@ -21,18 +19,15 @@ pub fn parse_fast<F: Frame + ?Sized, T>(
     v4: impl FnOnce(Packet) -> Option<T>,
     v6: impl FnOnce(Packet) -> Option<T>,
 ) -> Option<T> {
-    const TAGGED: u16 = 0x8100;
-    let mut kind = frame.read_be_u16(ETHERNET - 2)?;
-    let (mut start, mut vlan) = (ETHERNET, 0);
-    if kind == TAGGED {
-        (vlan, kind) = frame.read::<TAG, _>(ETHERNET, |tag| {
-            (u16_at::<0>(tag) & 0x0fff, u16_at::<2>(tag))
-        })?;
-        start += TAG;
+    let mut kind = frame.read_be_u16(ethernet::TYPE_AT)?;
+    let (mut start, mut vlan) = (ethernet::HEADER, 0);
+    if kind == ethernet::VLAN {
+        (vlan, kind) = read_tag(frame, ethernet::HEADER)?;
+        start += ethernet::TAG;
     }
     match kind {
-        0x0800 => v4(parse_v4(frame, start, vlan)?),
-        0x86dd => v6(parse_v6(frame, start, vlan)?),
+        ethernet::IPV4 => v4(parse_v4(frame, start, vlan)?),
+        ethernet::IPV6 => v6(parse_v6(frame, start, vlan)?),
         _ => None,
     }
 }
@@ -40,54 +35,59 @@ pub fn parse_fast<F: Frame + ?Sized, T>(
 /// Parses a packet with an IPv4 header at `start`.
 #[inline(always)]
 fn parse_v4<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Packet> {
-    const VERSION_AND_LENGTH: u8 = 0x45;
-    const FRAGMENT: u16 = 0x3fff;
-    let packet = frame.read::<{ IPV4 + PORTS }, _>(start, |header| {
-        let length = u16_at::<2>(header) as usize;
-        let protocol = header[9];
-        if header[0] != VERSION_AND_LENGTH
-            || u16_at::<6>(header) & FRAGMENT != 0
+    const FRAGMENT: u16 = ipv4::MORE_FRAGMENTS | ipv4::FRAGMENT_OFFSET;
+    let packet = frame.read::<{ ipv4::HEADER + PORTS }, _>(start, |header| {
+        let length = u16_at::<{ ipv4::TOTAL_LENGTH_AT }>(header) as usize;
+        let protocol = header[ipv4::PROTOCOL_AT];
+        if header[0] != ipv4::VERSION_AND_MIN_LENGTH
+            || u16_at::<{ ipv4::FRAGMENT_AT }>(header) & FRAGMENT != 0
             || !matches!(protocol, TCP | UDP)
-            || length < IPV4 + min_header_length(protocol)
+            || length < ipv4::HEADER + min_header_length(protocol)
             || start + length > frame.length()
         {
             return None;
         }
         Some(Packet {
             vlan,
-            source: Address::V4(u32_at::<12>(header)),
-            destination: Address::V4(u32_at::<16>(header)),
-            hops: header[8],
+            source: Address::V4(u32_at::<{ ipv4::SOURCE_AT }>(header)),
+            destination: Address::V4(u32_at::<{ ipv4::DESTINATION_AT }>(header)),
+            hops: header[ipv4::TTL_AT],
             protocol,
-            transport: ports(u64_at::<IPV4>(header)),
+            transport: ports(u64_at::<{ ipv4::HEADER }>(header)),
         })
     })??;
-    with_flags(frame, start + IPV4, packet)
+    with_flags(frame, start + ipv4::HEADER, packet)
 }
 
 /// Parses a packet with an IPv6 header at `start`.
 #[inline(always)]
 fn parse_v6<F: Frame + ?Sized>(frame: &F, start: usize, vlan: u16) -> Option<Packet> {
-    let packet = frame.read::<{ IPV6 + PORTS }, _>(start, |header| {
-        let length = u16_at::<4>(header) as usize;
-        let protocol = header[6];
-        if header[0] >> 4 != 6
+    let packet = frame.read::<{ ipv6::HEADER + PORTS }, _>(start, |header| {
+        let length = u16_at::<{ ipv6::PAYLOAD_LENGTH_AT }>(header) as usize;
+        let protocol = header[ipv6::NEXT_HEADER_AT];
+        if header[0] >> ip::VERSION_SHIFT != ipv6::VERSION
             || !matches!(protocol, TCP | UDP)
             || length < min_header_length(protocol)
-            || start + IPV6 + length > frame.length()
+            || start + ipv6::HEADER + length > frame.length()
         {
             return None;
         }
         Some(Packet {
             vlan,
-            source: Address::V6([u64_at::<8>(header), u64_at::<16>(header)]),
-            destination: Address::V6([u64_at::<24>(header), u64_at::<32>(header)]),
-            hops: header[7],
+            source: Address::V6([
+                u64_at::<{ ipv6::SOURCE_AT }>(header),
+                u64_at::<{ ipv6::SOURCE_AT + 8 }>(header),
+            ]),
+            destination: Address::V6([
+                u64_at::<{ ipv6::DESTINATION_AT }>(header),
+                u64_at::<{ ipv6::DESTINATION_AT + 8 }>(header),
+            ]),
+            hops: header[ipv6::HOP_LIMIT_AT],
             protocol,
-            transport: ports(u64_at::<IPV6>(header)),
+            transport: ports(u64_at::<{ ipv6::HEADER }>(header)),
         })
     })??;
-    with_flags(frame, start + IPV6, packet)
+    with_flags(frame, start + ipv6::HEADER, packet)
 }
 
 /// Returns the ports in the first 8 bytes of a transport header.
@@ -110,7 +110,7 @@ fn with_flags<F: Frame + ?Sized>(frame: &F, start: usize, mut packet: Packet) ->
     if packet.protocol == TCP
         && let Transport::Ports { flags, .. } = &mut packet.transport
     {
-        *flags = frame.read::<1, _>(start + FLAGS, |byte| byte[0])?;
+        *flags = frame.read::<1, _>(start + transport::TCP_FLAGS_AT, |byte| byte[0])?;
     }
     Some(packet)
 }

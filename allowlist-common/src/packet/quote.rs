@@ -4,9 +4,12 @@
 //! contain the ports. The parser walks IPv6 extension headers as in any packet; if the quote ends inside them, the flow
 //! is unknown.
 
-use super::{Address, ICMP, ICMPV6, IPV4, IPV6, Ipv4, Ipv6, SCTP, Span, TCP, UDP, extensions};
+use super::wire::{icmp, icmpv6, ipv4, ipv6};
+use super::{
+    Address, ICMP, ICMPV6, Ipv4, Ipv6, SCTP, Span, TCP, UDP, extensions, read_three_words,
+};
 use crate::flow::Flow;
-use crate::frame::{Frame, u16_at};
+use crate::frame::Frame;
 use crate::ranges::opaque;
 
 /// The position of a quoted packet in a frame. Parsed only on demand, because few errors need it.
@@ -33,7 +36,7 @@ impl Quote {
     #[inline(always)]
     pub fn flow_encoded<F: Frame + ?Sized>(encoded: u64, frame: &F) -> Option<Flow> {
         let (start, end) = ((encoded >> 16) as u16 as usize, encoded as u16 as usize);
-        if encoded >> 32 == 4 {
+        if encoded >> 32 == u64::from(ipv4::VERSION) {
             v4(frame, start, end)
         } else {
             v6(frame, start, end)
@@ -47,11 +50,11 @@ const OFFSETS: usize = 0x7fff;
 
 #[inline(always)]
 fn v4<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
-    if start + IPV4 > end {
+    if start + ipv4::HEADER > end {
         return None;
     }
     let header = frame.read(start, Ipv4::read)?;
-    if header.version != 4 || header.header_length < IPV4 {
+    if header.version != ipv4::VERSION || header.header_length < ipv4::HEADER {
         return None;
     }
     let is_later = header.fragment_offset != 0;
@@ -59,7 +62,7 @@ fn v4<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
         (0, 0)
     } else {
         let offset = start + header.header_length;
-        ports(frame, offset, end, (header.protocol, ICMP, 8))?
+        ports(frame, offset, end, (header.protocol, ICMP, icmp::ECHO))?
     };
     let (source, destination) = (Address::V4(header.source), Address::V4(header.destination));
     let flow = Flow::between(source, destination, header.protocol, ports);
@@ -68,16 +71,16 @@ fn v4<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
 
 #[inline(always)]
 fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
-    if start + IPV6 > end {
+    if start + ipv6::HEADER > end {
         return None;
     }
     let header = frame.read(start, Ipv6::read)?;
-    let source = frame.read_be_u128(start + 8)?;
-    let destination = frame.read_be_u128(start + 24)?;
-    if header.version != 6 {
+    let source = frame.read_be_u128(start + ipv6::SOURCE_AT)?;
+    let destination = frame.read_be_u128(start + ipv6::DESTINATION_AT)?;
+    if header.version != ipv6::VERSION {
         return None;
     }
-    let chain = extensions(frame, header.next, start + IPV6, end).ok()?;
+    let chain = extensions(frame, header.next, start + ipv6::HEADER, end).ok()?;
     // VERIFIER: Linux 6.1 loses the bound if one register is compared and another one is added (walk of 42,459
     // instructions), and without `opaque` the compiler removes the mask, which never changes the value.
     let offset = opaque(chain.offset as u32) as usize & OFFSETS;
@@ -85,7 +88,7 @@ fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
     let ports = if is_later {
         (0, 0)
     } else {
-        ports(frame, offset, end, (chain.protocol, ICMPV6, 128))?
+        ports(frame, offset, end, (chain.protocol, ICMPV6, icmpv6::ECHO))?
     };
     let (source, destination) = (Address::V6(source), Address::V6(destination));
     let flow = Flow::between(source, destination, chain.protocol, ports);
@@ -103,16 +106,10 @@ fn ports<F: Frame + ?Sized>(
     if protocol != TCP && protocol != UDP && protocol != SCTP && protocol != icmp {
         return Some((0, 0));
     }
-    if offset + 8 > end {
+    if offset + icmp::MIN_QUOTED > end {
         return None;
     }
-    let (first, second, third) = frame.read::<8, _>(offset, |header| {
-        (
-            u16_at::<0>(header),
-            u16_at::<2>(header),
-            u16_at::<4>(header),
-        )
-    })?;
+    let (first, second, third) = read_three_words(frame, offset)?;
     if protocol == icmp {
         // Of ICMP messages, only echo requests make an error expected.
         return ((first >> 8) as u8 == echo).then_some((third, 0));
@@ -126,7 +123,9 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
-    use super::super::{AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
+    use super::super::wire::extension::{
+        AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING,
+    };
     use super::*;
 
     /// Not 0, so that a parser that ignores the offset fails.
