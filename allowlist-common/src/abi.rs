@@ -10,7 +10,9 @@ mod generation;
 mod identity;
 mod services;
 
-pub use control::{Control, ControlBits, Engine, Exemptions, ReturnTraffic};
+pub use control::{
+    Control, ControlBits, ControlValue, Engine, Exemptions, PublishedValue, ReturnTraffic,
+};
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
 pub use generation::{GenerationTables, MIN_POOL_WORDS, Root};
@@ -29,8 +31,8 @@ pub const PROGRAM: &str = "allowlist";
 /// The name of the flow tracker in the object file and in the kernel.
 pub const TRACKER_PROGRAM: &str = "allowlist_track";
 
-/// Array of one pair of `u64`: the [`Control`] word, and the deadline until which events are emitted, in nanoseconds of
-/// the monotonic clock. One value, so that a packet needs one lookup for both.
+/// Array of one [`ControlValue`]: the control word and the deadline of events. One value, so that a packet needs one
+/// lookup for both.
 pub const CONTROL: &str = "CONTROL";
 /// Array of one [`Fallback`].
 pub const FALLBACK: &str = "FALLBACK";
@@ -52,7 +54,7 @@ pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 pub const INTERFACES: &str = "INTERFACES";
 /// Array of [`Identity`], by interface slot: the expected state for the self-check. Only userspace uses it.
 pub const IDENTITIES: &str = "IDENTITIES";
-/// Array of one pair of `u64`: a copy of the last stored [`Control`] word, and 1 once `detach` has started. Only
+/// Array of one [`PublishedValue`]: a copy of the last stored control word, and whether `detach` has started. Only
 /// userspace uses it.
 pub const PUBLISHED: &str = "PUBLISHED";
 /// Array of one `u64`: identifies the table of names for the active ids. Only userspace uses it.
@@ -294,6 +296,8 @@ mod tests {
     #[test]
     fn sizes() {
         assert_eq!(VERSION, 8);
+        assert_eq!(size_of::<ControlValue>(), 16);
+        assert_eq!(size_of::<PublishedValue>(), 16);
         assert_eq!(size_of::<Fallback>(), 32);
         assert_eq!(size_of::<Grant>(), 12);
         assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 5);

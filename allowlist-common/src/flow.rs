@@ -16,6 +16,7 @@ pub use track::{Crowding, FOREIGN_FLOWS, ForeignPort, Marking, Origins, Table, U
 
 use crate::packet::wire::{icmp, icmpv6};
 use crate::packet::{Address, ICMP, ICMPV6, Packet, TCP, Transport, UDP, tcp_flag};
+use crate::volatile::{VolatileRef, field};
 
 /// A flow from this host's point of view: the key of the flow tables.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -58,6 +59,26 @@ pub struct FlowEntry {
 pub struct PortsInUse {
     /// The times for TCP ports, UDP ports, and echo identifiers.
     pub until: [[u32; 1 << 16]; 3],
+}
+
+impl VolatileRef<'_, PortsInUse> {
+    /// Loads the time until which a local port may have live flows, in seconds.
+    #[inline(always)]
+    pub fn until(self, protocol: u8, port: u16) -> u32 {
+        let ports = field!(self, until).at(port_table(protocol));
+        ports.at(port as usize).load()
+    }
+}
+
+impl VolatileRef<'_, FlowEntry> {
+    /// Loads each field once.
+    #[inline(always)]
+    pub fn load_fields(self) -> FlowEntry {
+        FlowEntry {
+            expires: field!(self, expires).load(),
+            closing: field!(self, closing).load(),
+        }
+    }
 }
 
 /// The idle timeout of an open TCP connection, in seconds: the minimum that RFC 5382 requires of a NAT.

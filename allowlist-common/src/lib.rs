@@ -12,6 +12,8 @@
 //!    host in the flow table ([`flow`]).
 //! 4. [`verdict`] has the two verdicts and the reasons, which index the counters.
 //!
+//! All tables are read through [`volatile`], because userspace changes them at the same time.
+//!
 //! [`abi`] defines the maps: names, layout and version. A change there must keep older loaders and programs working,
 //! or raise [`abi::VERSION`].
 //!
@@ -58,3 +60,4 @@ pub mod judge;
 pub mod packet;
 pub mod ranges;
 pub mod verdict;
+pub mod volatile;

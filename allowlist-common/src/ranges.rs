@@ -14,6 +14,8 @@
 pub mod v4;
 pub mod v6;
 
+use crate::volatile::VolatileRef;
+
 /// The match id of a range: an index into [`crate::abi::MATCHES`]. Id 0 stands for no match.
 pub type MatchId = u16;
 
@@ -22,7 +24,8 @@ pub const ROOT_BITS: u32 = 16;
 
 /// The memory of the range table's chunks.
 ///
-/// Each access takes an index in units of its own width. An index out of bounds ends the lookup without a match.
+/// Each access takes an index in units of its own width. An index out of bounds ends the lookup without a match. In the
+/// kernel, userspace appends chunks at the same time, so an implementation makes volatile loads.
 ///
 /// VERIFIER: with a default value instead of `None`, each step of a search would double the number of paths.
 pub trait Pool {
@@ -31,9 +34,9 @@ pub trait Pool {
     /// Returns the 8 bytes at an index in units of 8 bytes; `None` if it is out of bounds.
     fn u64_at(&self, index: u32) -> Option<u64>;
     /// Returns the 32 bytes at an index in units of 32 bytes; `None` if it is out of bounds.
-    fn u64x4_at(&self, index: u32) -> Option<&[u64; 4]>;
+    fn u64x4_at(&self, index: u32) -> Option<VolatileRef<'_, [u64; 4]>>;
     /// Returns the 64 bytes at an index in units of 64 bytes; `None` if it is out of bounds.
-    fn cache_line_at(&self, index: u32) -> Option<&[u64; v6::BLOCK_WORDS]>;
+    fn cache_line_at(&self, index: u32) -> Option<VolatileRef<'_, v6::Block>>;
     /// Prefetches the cache line with the 4 bytes at an index in units of 4 bytes.
     fn prefetch(&self, index: u32);
 }

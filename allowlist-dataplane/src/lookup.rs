@@ -6,10 +6,11 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use allowlist_common::abi::{self, Control, ControlBits, Grant, ServiceId};
+use allowlist_common::abi::{self, Control, ControlBits, Grant, ServiceId, ServiceTable};
 use allowlist_common::flow::{Flow, FlowEntry};
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Packet, Quote};
+use allowlist_common::volatile::VolatileRef;
 use aya::maps::{HashMap, MapData, MapError};
 
 use super::clock::kernel_clock;
@@ -157,6 +158,10 @@ struct OnInterface<'l> {
 }
 
 impl OnInterface<'_> {
+    fn services(&self) -> VolatileRef<'_, ServiceTable> {
+        self.tables.copied.services().volatile()
+    }
+
     /// Returns the value of a map lookup; `None` if there is no entry, or after an error, which is recorded in
     /// `failed`.
     fn found<T>(&self, looked_up: Result<T, MapError>) -> Option<T> {
@@ -177,32 +182,24 @@ impl judge::Tables for OnInterface<'_> {
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.tables
-            .copied
-            .services()
-            .port_service(self.slot, protocol, port)
+        self.services().port_service(self.slot, protocol, port)
     }
 
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.tables
-            .copied
-            .services()
-            .protocol_service(self.slot, protocol)
+        self.services().protocol_service(self.slot, protocol)
     }
 
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
-        self.tables
-            .copied
-            .services()
+        self.services()
             .protocol_services(self.slot, family, protocol)
     }
 
     fn is_shared(&self, services: u64) -> bool {
-        self.tables.copied.services().is_shared(self.slot, services)
+        self.services().is_shared(self.slot, services)
     }
 
     fn service_counter_id(&self, service: ServiceId) -> u32 {
-        self.tables.copied.services().counter_ids[usize::from(service)]
+        self.services().counter_id(service)
     }
 
     fn grant(&self, source: &Address) -> Option<Grant> {

@@ -1,5 +1,8 @@
-//! The memory of an array map, shared with the kernel programs and with processes that read: words that are loaded and
-//! stored atomically.
+//! The memory of an array map, shared with the kernel programs and with processes that read.
+//!
+//! `store` and `store_half` compile to one aligned store with release ordering: a kernel program sees the old value or
+//! the new one, and with the new one every store before it. `write` is a copy in any order, for memory that no program
+//! reads yet. [`allowlist_common::volatile`] has the other side of the protocol.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
@@ -117,6 +120,11 @@ impl Part<'_> {
         self.half(place).load(Ordering::Acquire)
     }
 
+    /// Sets 4 bytes to the maximum of their value and `value`, atomically; `place` is an index in units of 4 bytes.
+    pub(super) fn raise_half(&self, place: usize, value: u32) {
+        self.half(place).fetch_max(value, Ordering::AcqRel);
+    }
+
     /// Stores 4 bytes; `place` is an index in units of 4 bytes.
     pub(super) fn store_half(&self, place: usize, value: u32) {
         self.half(place).store(value, Ordering::Release);
@@ -131,8 +139,8 @@ impl Part<'_> {
             "there are {} words",
             self.words
         );
-        // SAFETY: inside the mapping, as just compared, which is aligned for words; that no packet is looked up there
-        // is what callers see to, and nothing else of this process reads it.
+        // SAFETY: inside the mapping, as just compared, which is aligned for words. The callers ensure that no program
+        // uses this memory, and nothing else in this process reads it.
         unsafe {
             let to = self.memory.start().add(self.from + place);
             to.copy_from_nonoverlapping(words.as_ptr(), words.len());
@@ -154,15 +162,15 @@ impl Part<'_> {
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
     fn word(&self, place: usize) -> &AtomicU64 {
         assert!(place < self.words, "there are {} words", self.words);
-        // SAFETY: the mapping or the copy is aligned for words, has room for all words of the part, and lives as long as `self`; the
-        // kernel's programs only read it, and every access from here is atomic.
+        // SAFETY: the mapping or the copy is aligned for words, has room for all words of the part, and lives as long as
+        // `self`. Every access from here is atomic, and kernel programs access each number by single loads and stores.
         unsafe { AtomicU64::from_ptr(self.memory.start().add(self.from + place)) }
     }
 
     #[expect(unsafe_code, reason = "an atomic in memory shared with the kernel")]
     fn half(&self, place: usize) -> &AtomicU32 {
         assert!(place < self.words * 2, "there are {} words", self.words);
-        // SAFETY: as above. A half is stored to only while no store to its word happens.
+        // SAFETY: as above. No caller stores whole words to memory whose halves are stored to.
         unsafe {
             let start = self.memory.start().add(self.from);
             AtomicU32::from_ptr(start.cast::<u32>().add(place))

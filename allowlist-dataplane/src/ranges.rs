@@ -1,9 +1,10 @@
 //! The range table in the kernel's memory: writes a whole table into an idle slot, or changes one prefix of the active
 //! one.
 //!
-//! A change in place appends a new chunk after the used part of the pool, which no packet reads, and then replaces one
-//! root entry by one store. The old chunk is kept, so the old root entry reverts the change. Each table has spare room
-//! for such changes; if it is used up, the next change publishes a whole table.
+//! A change in place appends a new chunk after the used part of the pool, whose contents no packet uses, and then
+//! replaces one root entry by one store with release ordering. A packet that loads the new entry therefore finds the
+//! whole chunk and the grant of its match id. The old chunk is kept, so the old root entry reverts the change. Each table
+//! has spare room for such changes; if it is used up, the next change publishes a whole table.
 //!
 //! The prefixes of each table are stored in a list of their own, for reports: the sorted prefixes of the published
 //! table (the *base*), then the later changes in place, in order of time.
@@ -105,7 +106,7 @@ impl Ranges {
         (v4, v6): Prefixes<'_>,
     ) -> Option<RootUndo> {
         if prefix.prefix_len() < ROOT_LENGTH || !self.has_list_room(list) {
-            return None; // of several places of the root
+            return None; // covered by several root entries
         }
         let place = match prefix {
             IpNet::V4(prefix) => ROOT_V4 + v4::root(prefix.network().into()),
@@ -122,7 +123,7 @@ impl Ranges {
         if let Some(grant) = grant {
             let reach = memory.load(REACH + grant.match_id as usize);
             if reach != grant.services() && reach != 0 {
-                return None; // the id has meant something else, and some packet may know it
+                return None; // a packet may be using the id with its previous grant
             }
             memory.store(REACH + grant.match_id as usize, grant.services());
         }
@@ -133,7 +134,8 @@ impl Ranges {
         };
         self.used += part.words.len();
         self.list(list, prefix, grant);
-        memory.store_half(place, part.root); // after all that it leads to
+        // Last: packets find the chunk and `reach` only by this entry.
+        memory.store_half(place, part.root);
         Some(before)
     }
 
@@ -169,6 +171,7 @@ impl Ranges {
         let id = grant.map_or(0, |grant| grant.match_id);
         list.write(from, &record(prefix, id));
         self.changes += 1;
+        // Last: readers ignore records beyond this number.
         list.store(1, self.changes as u64);
     }
 }
@@ -249,7 +252,7 @@ impl Copied {
         if memory.words() < FIXED {
             bail!("the generation tables in the kernel are smaller than this version requires");
         }
-        // The roots before their chunks, which are not written to again.
+        // The roots before their chunks, which are not written again while the slot is active.
         let words = memory.read(0, memory.words());
         fence(Ordering::Acquire);
         Ok(Self { words })

@@ -58,6 +58,7 @@ impl Marks {
 
     fn arm(&self, slot: u32, is_armed: bool) {
         let bit = 1 << slot;
+        // Not one atomic operation: the kernel programs only read this word, and one daemon writes at a time.
         let others = self.armed() & !bit;
         let armed = if is_armed { others | bit } else { others };
         self.marking.all().store(0, armed);
@@ -81,8 +82,7 @@ impl Marks {
         let table = port_table(protocol) << 16;
         for port in [port, 0] {
             let place = table | usize::from(port);
-            let later = until.max(self.ports.all().load_half(place));
-            self.ports.all().store_half(place, later);
+            self.ports.all().raise_half(place, until);
         }
     }
 }
@@ -245,7 +245,8 @@ fn newly_recorded(before: &ServiceTable, after: &ServiceTable) -> Vec<u16> {
             let slots = table.interfaces.iter().enumerate();
             slots.fold(0, |unrecorded, (slot, row)| {
                 let service = row.effective[id];
-                let is_served = service != 0 && !table.is_shared(slot, service_set(service));
+                let is_served =
+                    service != 0 && !table.volatile().is_shared(slot, service_set(service));
                 unrecorded | u64::from(is_served) << slot
             })
         };

@@ -13,7 +13,7 @@ use crate::{clock, frames};
 /// Emits an event for the packet that was parsed last on this CPU, if there is a reader.
 #[inline(always)]
 pub(crate) fn emit(ctx: &XdpContext, control: ControlRef, reason: Reason) {
-    let until = control.events_deadline_ns();
+    let until = control.events_until();
     if until != 0 {
         emit_before(ctx, reason as u32, until);
     }

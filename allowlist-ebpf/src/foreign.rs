@@ -9,7 +9,7 @@ use allowlist_common::flow::{Flow, FlowEntry, UDP_IDLE};
 use allowlist_common::packet::{Contents, UDP};
 use aya_ebpf::Global;
 
-use crate::maps::{CROWDING, FLOWS, FOREIGN, FOREIGN_PORTS, MARKING, is_served};
+use crate::maps::{CROWDING, FLOWS, FOREIGN, FOREIGN_PORTS, MARKING, is_served, volatile};
 use crate::{clock, frames, track};
 
 /// The number of possible CPUs.
@@ -45,11 +45,9 @@ pub(crate) fn mark_inbound(word: u64, is_allowed: u32) {
         && let Some(port) = FOREIGN_PORTS.get_ptr_mut(flow.local_port.into())
     {
         let until = now + UDP_IDLE;
-        // SAFETY: an aligned 4-byte store to the map's element. Other CPUs store the same time or one second less.
-        unsafe {
-            if (*port).received != until {
-                (*port).received = until;
-            }
+        if volatile(port.cast_const()).load_fields().received != until {
+            // SAFETY: an aligned 4-byte store to the map's element. Other CPUs store the same time or one second less.
+            unsafe { (&raw mut (*port).received).write_volatile(until) };
         }
     }
 }

@@ -39,7 +39,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 
-use crate::maps::{ControlRef, Generation};
+use crate::maps::ActiveGeneration;
 
 /// Judges a received frame, and returns the XDP action.
 #[expect(
@@ -58,14 +58,14 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
         return verdict;
     }
     // VERIFIER: parse before loading anything else, because the verifier walks the parser once per state at its entry.
-    let (Some(parsed), Some(control)) = (frames::parse(&ctx), ControlRef::get()) else {
+    let (Some(parsed), Some(control)) = (frames::parse(&ctx), maps::control()) else {
         return internal_error();
     };
     let stored = control.bits();
     let word = maps::effective_control(stored);
     let decision = if word.is_open() {
         Decision::OPEN
-    } else if let Some(generation) = Generation::of(word, &ctx) {
+    } else if let Some(generation) = ActiveGeneration::of(word, &ctx) {
         judge(&parsed.contents(), &generation)
     } else {
         Decision::INTERNAL_ERROR
@@ -89,12 +89,12 @@ pub fn allowlist(ctx: XdpContext) -> u32 {
 /// Nearly all packets take the fast path, also in a flood. Both paths make the same decision.
 #[inline(always)]
 fn fast_path(ctx: &XdpContext, packet: Packet, length: u64) -> Option<u32> {
-    let control = ControlRef::get()?;
+    let control = maps::control()?;
     let word = control.bits();
-    if trace::is_on() || !word.allows_fast_path() || control.events_deadline_ns() != 0 {
+    if trace::is_on() || !word.allows_fast_path() || control.events_until() != 0 {
         return None;
     }
-    let generation = Generation::of(word, ctx)?;
+    let generation = ActiveGeneration::of(word, ctx)?;
     let decision = judge(&Ok(Contents::Ip(packet)), &generation);
     Some(record_and_return(&decision, length, word))
 }

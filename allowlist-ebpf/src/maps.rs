@@ -4,15 +4,16 @@
 //! depend on the configuration.
 
 use allowlist_common::abi::{
-    ControlBits, Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback, GenerationTables,
-    Grant, Identity, Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, MIN_POOL_WORDS,
-    SLOTS, ServiceId, ServiceTraffic, Traffic, service_set,
+    ControlBits, ControlValue, Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback,
+    GenerationTables, Grant, Identity, Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS,
+    MIN_POOL_WORDS, PublishedValue, SLOTS, ServiceId, ServiceTraffic, Traffic, service_set,
 };
 use allowlist_common::flow::{
-    Crowding, FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, PortsInUse, port_table,
+    Crowding, FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, PortsInUse,
 };
 use allowlist_common::judge::Tables;
 use allowlist_common::packet::{Address, Quote};
+use allowlist_common::volatile::VolatileRef;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf};
@@ -24,15 +25,20 @@ use crate::{clock, frames, ranges, track, tries};
 pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
 /// A flow table; evicts the least recently used flow.
 pub(crate) type FlowTable<const ENTRIES: usize> = LruHashMap<Flow, FlowEntry, ENTRIES>;
-/// A [`GenerationTables`] with its pool, as words, so that BTF does not describe the type.
-type TableWords = [u64; size_of::<GenerationTables>() / 8 + MIN_POOL_WORDS as usize];
+
+/// The tables of one generation with the smallest pool. A map with a larger pool may replace this one.
+#[repr(C)]
+pub(crate) struct Generation {
+    tables: GenerationTables,
+    pool: [u64; MIN_POOL_WORDS as usize],
+}
 
 #[btf_map]
-static CONTROL: Array<[u64; 2], 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+static CONTROL: Array<ControlValue, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static FALLBACK: Array<Fallback, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
-static GENERATIONS: Array<TableWords, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
+static GENERATIONS: Array<Generation, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<Counters, { MAX_INTERFACES as usize }> = PerCpuArray::new();
@@ -47,7 +53,7 @@ static INTERFACES: Array<Interface, { MAX_INTERFACES as usize }> = Array::new();
 #[btf_map]
 static IDENTITIES: Array<Identity, { MAX_INTERFACES as usize }> = Array::new();
 #[btf_map]
-static PUBLISHED: Array<[u64; 2], 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+static PUBLISHED: Array<PublishedValue, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static PREFIXES: Slots<Array<u64, 1, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>> =
     Slots::new();
@@ -83,35 +89,22 @@ fn slot() -> usize {
     (INTERFACE.load() % MAX_INTERFACES) as usize
 }
 
-/// A reference to the value of the map CONTROL, which userspace stores to at any time.
-#[derive(Clone, Copy)]
-pub(crate) struct ControlRef(*const [u64; 2]);
+/// A reference to the value of the map CONTROL.
+pub(crate) type ControlRef = VolatileRef<'static, ControlValue>;
 
-impl ControlRef {
-    /// Returns the reference. Never `None` in practice: the kernel does not load a program with a missing map.
-    #[inline(always)]
-    pub(crate) fn get() -> Option<Self> {
-        CONTROL.get_ptr(0).map(Self)
-    }
+/// Returns the reference to the control word. Never `None` in practice: the kernel does not load a program with a
+/// missing map.
+#[inline(always)]
+pub(crate) fn control() -> Option<ControlRef> {
+    CONTROL.get_ptr(0).map(volatile)
+}
 
-    /// Loads the control word. Called once per packet.
-    #[inline(always)]
-    pub(crate) fn bits(self) -> ControlBits {
-        ControlBits(self.load(0))
-    }
-
-    /// Loads the deadline until which events are emitted, in nanoseconds of the monotonic clock; 0 without a reader.
-    #[inline(always)]
-    pub(crate) fn events_deadline_ns(self) -> u64 {
-        self.load(1)
-    }
-
-    #[inline(always)]
-    fn load(self, index: usize) -> u64 {
-        // SAFETY: an aligned 8-byte load from the map's only element. Volatile, because userspace stores to it at any
-        // time and the value must be loaded exactly once.
-        unsafe { self.0.cast::<u64>().add(index).read_volatile() }
-    }
+/// Returns a reference to a value that the kernel has looked up in a map without a copy for each CPU.
+#[inline(always)]
+pub(crate) const fn volatile<T>(value: *const T) -> VolatileRef<'static, T> {
+    // SAFETY: the kernel returned the pointer, and keeps the value until the program ends. The value has the type in the
+    // map's definition, and is aligned for it.
+    unsafe { VolatileRef::new(value) }
 }
 
 /// Returns the effective control word of this interface: `word`, or its fallback.
@@ -132,16 +125,7 @@ fn resolve_fallback(word: u64) -> u64 {
     let Some(fallback) = FALLBACK.get_ptr(0) else {
         return word;
     };
-    // SAFETY: the pointer is to the map's only element. Each field is an aligned 8-byte value, which userspace stores
-    // atomically; `Fallback` documents which fields change while a word is pending.
-    let fallback = unsafe {
-        Fallback {
-            until: (&raw const (*fallback).until).read_volatile(),
-            word: (&raw const (*fallback).word).read_volatile(),
-            interfaces: (&raw const (*fallback).interfaces).read_volatile(),
-            bypassed: (&raw const (*fallback).bypassed).read_volatile(),
-        }
-    };
+    let fallback = volatile(fallback).load_fields();
     fallback.effective(word, INTERFACE.load(), clock::nanoseconds())
 }
 
@@ -152,15 +136,9 @@ pub(crate) fn marking() -> (bool, u32) {
     let Some(marking) = MARKING.get_ptr(0) else {
         return (false, 0);
     };
-    // SAFETY: the pointer is to the map's only element. Volatile, because userspace and other CPUs store to it at any
-    // time; each field is stored atomically.
-    let (armed, crowded_until) = unsafe {
-        (
-            (&raw const (*marking).armed).read_volatile(),
-            (&raw const (*marking).crowded_until).read_volatile(),
-        )
-    };
-    (armed >> slot() & 1 != 0, crowded_until as u32)
+    let marking = volatile(marking);
+    let is_armed = marking.armed() >> slot() & 1 != 0;
+    (is_armed, marking.crowded_until())
 }
 
 /// Reports whether a service covers a port on this interface, and this host does not connect from the service's ports.
@@ -169,27 +147,26 @@ pub(crate) fn is_served(word: ControlBits, protocol: u8, port: u16) -> bool {
     let Some(tables) = tables(word) else {
         return false;
     };
-    let service = tables.services.port_service(slot(), protocol, port);
-    service != 0
-        && !(word.shares_ports() && tables.services.is_shared(slot(), service_set(service)))
+    let services = tables.services();
+    let service = services.port_service(slot(), protocol, port);
+    service != 0 && !(word.shares_ports() && services.is_shared(slot(), service_set(service)))
 }
 
 #[inline(always)]
-fn tables(word: ControlBits) -> Option<&'static GenerationTables> {
-    let words = GENERATIONS.get(word.slot())?;
-    // SAFETY: the loader has written tables there, which are not larger and have no greater alignment.
-    Some(unsafe { &*core::ptr::from_ref(words).cast() })
+fn tables(word: ControlBits) -> Option<VolatileRef<'static, GenerationTables>> {
+    let generation = GENERATIONS.get_ptr(word.slot())?;
+    Some(volatile(generation.cast()))
 }
 
-/// The tables of the generation that a control word refers to, for one frame.
-pub(crate) struct Generation<'a> {
+/// The generation that a control word refers to, for one frame.
+pub(crate) struct ActiveGeneration<'a> {
     word: ControlBits,
-    tables: &'static GenerationTables,
+    tables: VolatileRef<'static, GenerationTables>,
     /// The context of the frame, in which a quoted packet is parsed on demand.
     ctx: &'a XdpContext,
 }
 
-impl<'a> Generation<'a> {
+impl<'a> ActiveGeneration<'a> {
     /// Returns the generation of a control word; `None` before the first publish.
     #[inline(always)]
     pub(crate) fn of(word: ControlBits, ctx: &'a XdpContext) -> Option<Self> {
@@ -201,7 +178,7 @@ impl<'a> Generation<'a> {
     }
 }
 
-impl Tables for Generation<'_> {
+impl Tables for ActiveGeneration<'_> {
     #[inline(always)]
     fn control(&self) -> ControlBits {
         self.word
@@ -209,28 +186,28 @@ impl Tables for Generation<'_> {
 
     #[inline(always)]
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.tables.services.port_service(slot(), protocol, port)
+        self.tables.services().port_service(slot(), protocol, port)
     }
 
     #[inline(always)]
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.tables.services.protocol_service(slot(), protocol)
+        self.tables.services().protocol_service(slot(), protocol)
     }
 
     #[inline(always)]
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
-        let services = &self.tables.services;
+        let services = self.tables.services();
         services.protocol_services(slot(), family, protocol)
     }
 
     #[inline(always)]
     fn is_shared(&self, services: u64) -> bool {
-        self.tables.services.is_shared(slot(), services)
+        self.tables.services().is_shared(slot(), services)
     }
 
     #[inline(always)]
     fn service_counter_id(&self, service: ServiceId) -> u32 {
-        self.tables.services.counter_ids[service as usize]
+        self.tables.services().counter_id(service)
     }
 
     #[inline(always)]
@@ -246,8 +223,7 @@ impl Tables for Generation<'_> {
         let Some(ports) = PORTS.get_ptr(0) else {
             return false;
         };
-        // SAFETY: an aligned 4-byte load from the map's only element.
-        let until = unsafe { (*ports).until[port_table(protocol)][port as usize] };
+        let until = volatile(ports).until(protocol, port);
         until != 0 && clock::seconds() < until
     }
 

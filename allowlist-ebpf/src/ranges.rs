@@ -2,10 +2,11 @@
 //!
 //! `allowlist_common::ranges` has the search; this file gives it the pool after the tables.
 
-use allowlist_common::abi::{GenerationTables, Grant, MAX_MATCHES, MIN_POOL_WORDS};
+use allowlist_common::abi::{GenerationTables, Grant, MIN_POOL_WORDS};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::v6::BLOCK_WORDS;
-use allowlist_common::ranges::{Pool, v4, v6};
+use allowlist_common::ranges::Pool;
+use allowlist_common::ranges::v6::{BLOCK_WORDS, Block};
+use allowlist_common::volatile::{VolatileRef, Word};
 use aya_ebpf::Global;
 
 /// The size of the pool after each generation's tables, in words.
@@ -14,24 +15,13 @@ static POOL: Global<u32> = Global::new(MIN_POOL_WORDS);
 
 /// Returns the services that a source may reach, by a lookup in the range table in and after `tables`.
 #[inline(always)]
-pub(crate) fn grant(tables: &'static GenerationTables, source: &Address) -> Grant {
+pub(crate) fn grant(tables: VolatileRef<'static, GenerationTables>, source: &Address) -> Grant {
     let pool = TrailingPool {
-        start: core::ptr::from_ref(tables).wrapping_add(1).cast(),
+        start: tables.pointer().wrapping_add(1).cast(),
         words: POOL.load(),
     };
-    let id = match *source {
-        Address::V4(address) => {
-            let root = tables.v4[v4::root(address)];
-            v4::find(root, address, &pool)
-        }
-        Address::V6(address) => {
-            let root = tables.v6[v6::root(address[0])];
-            v6::find(root, address, &pool)
-        }
-    };
     // Id 0 reaches no service; testing for it would be one more branch to mispredict.
-    let services = tables.reach[(id % MAX_MATCHES as u16) as usize];
-    Grant::new(services, u32::from(id))
+    tables.grant(tables.find(source, &pool))
 }
 
 /// The pool: the words after the tables in the same map value.
@@ -41,49 +31,49 @@ struct TrailingPool {
     words: u32,
 }
 
+impl TrailingPool {
+    /// Returns a reference to the value at an index in units of `T`, below `count`; `None` if it is out of bounds.
+    #[inline(always)]
+    fn at<T>(&self, index: u32, count: u32) -> Option<VolatileRef<'_, T>> {
+        // VERIFIER: compared with a load-time constant, so the verifier knows the index's bound.
+        if index >= count {
+            return None;
+        }
+        // SAFETY: the map value has `words` words after the tables, and `count` is the number of `T` in them. `T` is an
+        // integer or an array of words, and has no greater alignment than a word.
+        Some(unsafe { VolatileRef::new(self.start.cast::<T>().add(index as usize)) })
+    }
+
+    #[inline(always)]
+    fn load<T: Word>(&self, index: u32, count: u32) -> Option<T> {
+        self.at(index, count).map(VolatileRef::load)
+    }
+}
+
 impl Pool for TrailingPool {
     #[inline(always)]
     fn u64_at(&self, index: u32) -> Option<u64> {
-        // VERIFIER: compared with a load-time constant, so the verifier knows the index's bound.
-        if index >= self.words {
-            return None;
-        }
-        // SAFETY: the map value has `words` words after the tables.
-        Some(unsafe { *self.start.add(index as usize) })
+        self.load(index, self.words)
     }
 
     #[inline(always)]
     fn u32_at(&self, index: u32) -> Option<u32> {
-        if index >= self.words * 2 {
-            return None;
-        }
-        // SAFETY: as above.
-        Some(unsafe { *self.start.cast::<u32>().add(index as usize) })
+        self.load(index, self.words * 2)
     }
 
     #[inline(always)]
-    fn u64x4_at(&self, index: u32) -> Option<&[u64; 4]> {
-        if index >= self.words / 4 {
-            return None;
-        }
-        // SAFETY: as above.
-        Some(unsafe { &*self.start.cast::<[u64; 4]>().add(index as usize) })
+    fn u64x4_at(&self, index: u32) -> Option<VolatileRef<'_, [u64; 4]>> {
+        self.at(index, self.words / 4)
     }
 
     #[inline(always)]
-    fn cache_line_at(&self, index: u32) -> Option<&[u64; BLOCK_WORDS]> {
-        if index >= self.words / BLOCK_WORDS as u32 {
-            return None;
-        }
-        // SAFETY: as above; an array of words has the alignment of a word.
-        Some(unsafe { &*self.start.cast::<[u64; BLOCK_WORDS]>().add(index as usize) })
+    fn cache_line_at(&self, index: u32) -> Option<VolatileRef<'_, Block>> {
+        self.at(index, self.words / BLOCK_WORDS as u32)
     }
 
     #[inline(always)]
     fn prefetch(&self, index: u32) {
-        if index < self.words * 2 {
-            // SAFETY: as above. Volatile, because the compiler would remove an unused load.
-            let _ = unsafe { self.start.cast::<u32>().add(index as usize).read_volatile() };
-        }
+        // The compiler keeps a volatile load whose result is not used.
+        let _: Option<u32> = self.u32_at(index);
     }
 }

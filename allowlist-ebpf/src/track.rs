@@ -21,8 +21,8 @@ use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 
 use crate::maps::{
-    ControlRef, FLOWS, FOREIGN, FOREIGN_PORTS, FlowTable, PEERS, PORTS, effective_control,
-    is_served, marking,
+    FLOWS, FOREIGN, FOREIGN_PORTS, FlowTable, PEERS, PORTS, control, effective_control, is_served,
+    marking, volatile,
 };
 use crate::{clock, foreign, frames};
 
@@ -36,7 +36,7 @@ const NEXT: i32 = -1;
 )]
 #[classifier]
 pub fn allowlist_track(ctx: TcContext) -> i32 {
-    if let Some(control) = ControlRef::get()
+    if let Some(control) = control()
         && let word = effective_control(control.bits())
         && !word.is_open()
         && let Some(parsed) = frames::parse(&ctx)
@@ -79,8 +79,8 @@ fn record(ctx: &TcContext, word: ControlBits, sent: &OutboundPacket) {
 fn decide(sent: &OutboundPacket, before: FlowEntry, now: u32) -> Update {
     let flow = &sent.flow;
     let mark = lookup(&FOREIGN, &flow.foreign()).map_or(FlowEntry::NONE, |entry| entry);
-    let port = match FOREIGN_PORTS.get(flow.local_port.into()) {
-        Some(port) if flow.has_foreign_port() => *port,
+    let port = match FOREIGN_PORTS.get_ptr(flow.local_port.into()) {
+        Some(port) if flow.has_foreign_port() => volatile(port).load_fields(),
         _ => ForeignPort {
             received: 0,
             unknown: 0,
@@ -111,10 +111,12 @@ fn refresh_entry(sent: &OutboundPacket, before: FlowEntry, after: FlowEntry, now
     if let Some(ports) = PORTS.get_ptr_mut(0) {
         let until = now + max_lifetime(flow.protocol);
         let table = port_table(flow.protocol);
-        // SAFETY: the pointer is to the map's only element. Other CPUs may store a time that differs by one second.
+        // SAFETY: aligned 4-byte stores to the map's only element. Other CPUs may store a time that differs by one
+        // second.
         unsafe {
-            (*ports).until[table][flow.local_port as usize] = until;
-            (*ports).until[table][0] = until;
+            let table = &raw mut (*ports).until[table];
+            (&raw mut (*table)[flow.local_port as usize]).write_volatile(until);
+            (&raw mut (*table)[0]).write_volatile(until);
         }
     }
 }
@@ -160,7 +162,7 @@ pub(crate) fn lookup<const ENTRIES: usize>(
         &*key
     };
     let entry = table.get_ptr(key)?;
-    // SAFETY: the kernel writes an entry before it becomes visible. If it is evicted and reused during the load, the
-    // result may have another flow's times, which at worst shortens or extends this flow's.
-    Some(unsafe { *entry })
+    // The kernel writes an entry before it becomes visible. If it is evicted and reused during the load, the result may
+    // have another flow's times, which at worst shortens or extends this flow's.
+    Some(volatile(entry).load_fields())
 }

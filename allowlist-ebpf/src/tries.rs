@@ -2,11 +2,12 @@
 
 use allowlist_common::abi::Grant;
 use allowlist_common::packet::Address;
+use allowlist_common::volatile::VolatileRef;
 use aya_ebpf::btf_maps::LpmTrie;
 use aya_ebpf::macros::btf_map;
 
 use crate::key::AlignedKey;
-use crate::maps::Slots;
+use crate::maps::{Slots, volatile};
 
 /// A [`Grant`], as words.
 ///
@@ -26,19 +27,22 @@ static TRIES_V6: Slots<Trie<[u8; 16]>> = Slots::new();
 pub(crate) fn grant(slot: u32, source: &Address) -> Option<Grant> {
     match *source {
         Address::V4(address) => {
-            let key = AlignedKey::new(32, address.to_be_bytes());
-            TRIES_V4.get(slot)?.get(&key.key).map(grant_of)
+            let key = AlignedKey::new(u32::BITS, address.to_be_bytes());
+            let grant = TRIES_V4.get(slot)?.get(&key.key)?;
+            Some(load(volatile(grant)))
         }
         Address::V6([network, host]) => {
             let number = u128::from(network) << 64 | u128::from(host);
-            let key = AlignedKey::new(128, number.to_be_bytes());
-            TRIES_V6.get(slot)?.get(&key.key).map(grant_of)
+            let key = AlignedKey::new(u128::BITS, number.to_be_bytes());
+            let grant = TRIES_V6.get(slot)?.get(&key.key)?;
+            Some(load(volatile(grant)))
         }
     }
 }
 
+/// Loads a grant. Each word once; `services` has no alignment of 8 bytes.
 #[inline(always)]
-const fn grant_of(words: &GrantWords) -> Grant {
-    // SAFETY: the loader has written a grant there, which has the same size, and every bit pattern is valid.
-    unsafe { core::mem::transmute(*words) }
+fn load(words: VolatileRef<'_, GrantWords>) -> Grant {
+    let [low, high, match_id] = [0, 1, 2].map(|index| words.at(index).load());
+    Grant::new(u64::from(high) << 32 | u64::from(low), match_id)
 }

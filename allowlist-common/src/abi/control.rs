@@ -4,6 +4,7 @@
 //! packet is judged by the old policy or by the new one, never by a mixture.
 
 use crate::verdict::Verdict;
+use crate::volatile::{VolatileRef, field};
 
 /// The decoded control word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,40 @@ impl Exemptions {
 /// registers than it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlBits(pub u64);
+
+/// The value of the map [`CONTROL`](super::CONTROL).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ControlValue {
+    /// The control word, encoded.
+    pub control_word: u64,
+    /// The time until which drop events are emitted, in nanoseconds of the monotonic clock; 0 without a reader.
+    pub events_until: u64,
+}
+
+/// The value of the map [`PUBLISHED`](super::PUBLISHED).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PublishedValue {
+    /// The control word that userspace stored last, encoded.
+    pub control_word: u64,
+    /// 1 once `detach` has started, else 0.
+    pub is_detached: u64,
+}
+
+impl VolatileRef<'_, ControlValue> {
+    /// Loads the control word. Called once per packet.
+    #[inline(always)]
+    pub fn bits(self) -> ControlBits {
+        ControlBits(field!(self, control_word).load())
+    }
+
+    /// Loads [`ControlValue::events_until`].
+    #[inline(always)]
+    pub fn events_until(self) -> u64 {
+        field!(self, events_until).load()
+    }
+}
 
 impl ControlBits {
     const SLOT: u64 = 0b11;

@@ -4,6 +4,7 @@
 //! is judged by a pending word; while a change is pending, it stores single fields.
 
 use super::Control;
+use crate::volatile::{VolatileRef, field};
 
 /// The fallback of a pending change.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -67,6 +68,19 @@ impl Fallback {
             pending: false,
             open: control.open || control.generation == 0,
             ..control
+        }
+    }
+}
+
+impl VolatileRef<'_, Fallback> {
+    /// Loads each field once. The result is consistent while the control word is pending.
+    #[inline(always)]
+    pub fn load_fields(self) -> Fallback {
+        Fallback {
+            until: field!(self, until).load(),
+            word: field!(self, word).load(),
+            interfaces: field!(self, interfaces).load(),
+            bypassed: field!(self, bypassed).load(),
         }
     }
 }

@@ -7,6 +7,7 @@
 use core::ops::RangeInclusive;
 
 use crate::packet::{SCTP, TCP, UDP, hides_protocol};
+use crate::volatile::{VolatileRef, field};
 
 use super::{MAX_INTERFACES, MAX_SERVICES};
 
@@ -122,38 +123,62 @@ impl ServiceTable {
         any != 0
     }
 
+    /// Returns a reference for lookups.
+    pub const fn volatile(&self) -> VolatileRef<'_, Self> {
+        VolatileRef::from_ref(self)
+    }
+}
+
+/// Lookups, in the kernel's memory or in a copy.
+impl VolatileRef<'_, ServiceTable> {
     /// Reports whether this host connects from a port of a service in the set, on an interface.
     #[inline(always)]
-    pub const fn is_shared(&self, slot: usize, services: u64) -> bool {
-        self.interfaces[slot].shared & services != 0
+    pub fn is_shared(self, slot: usize, services: u64) -> bool {
+        field!(field!(self, interfaces).at(slot), shared).load() & services != 0
     }
 
     /// Returns the service for a port of TCP, SCTP or, for any other `protocol`, UDP on an interface.
     #[inline(always)]
-    pub const fn port_service(&self, slot: usize, protocol: u8, port: u16) -> ServiceId {
-        let port = port as usize;
-        let service = match protocol {
-            TCP => self.tcp[port],
-            SCTP => self.sctp[port],
-            _ => self.udp[port],
+    pub fn port_service(self, slot: usize, protocol: u8, port: u16) -> ServiceId {
+        let ports = match protocol {
+            TCP => field!(self, tcp),
+            SCTP => field!(self, sctp),
+            _ => field!(self, udp),
         };
-        self.interfaces[slot].effective[service as usize]
+        self.effective(slot, ports.at(port as usize).load())
     }
 
     /// Returns the service for a protocol without ports on an interface.
     #[inline(always)]
-    pub const fn protocol_service(&self, slot: usize, protocol: u8) -> ServiceId {
-        self.interfaces[slot].effective[self.protocol[protocol as usize] as usize]
+    pub fn protocol_service(self, slot: usize, protocol: u8) -> ServiceId {
+        let service = field!(self, protocol).at(protocol as usize).load();
+        self.effective(slot, service)
     }
 
     /// Returns the set of services that cover any part of a protocol on an interface, for later fragments of an IP
     /// `family`.
     #[inline(always)]
-    pub const fn protocol_services(&self, slot: usize, family: u8, protocol: u8) -> u64 {
+    pub fn protocol_services(self, slot: usize, family: u8, protocol: u8) -> u64 {
         match fragment_class(family, protocol) {
-            Some(class) => self.interfaces[slot].fragment_services[class],
+            Some(class) => {
+                let row = field!(self, interfaces).at(slot);
+                field!(row, fragment_services).at(class).load()
+            }
             None => service_set(self.protocol_service(slot, protocol)),
         }
+    }
+
+    /// Returns the counter id of a service.
+    #[inline(always)]
+    pub fn counter_id(self, service: ServiceId) -> u32 {
+        field!(self, counter_ids).at(service as usize).load()
+    }
+
+    /// Returns the service that is effective on an interface.
+    #[inline(always)]
+    fn effective(self, slot: usize, service: ServiceId) -> ServiceId {
+        let row = field!(self, interfaces).at(slot);
+        field!(row, effective).at(service as usize).load()
     }
 }
 
@@ -189,7 +214,8 @@ mod tests {
         assert_eq!(table.interfaces[3].shared, 0b1_0110);
         assert_eq!(table.interfaces[4].shared, 0b100_0000);
         assert_eq!(table.interfaces[0].shared, 0);
-        assert!(table.is_shared(3, 0b11) && !table.is_shared(3, 0b1));
+        assert!(table.volatile().is_shared(3, 0b11));
+        assert!(!table.volatile().is_shared(3, 0b1));
         assert!(!table.update_shared(&(1..=2)));
         assert_eq!(table.interfaces[3].shared, 0);
     }

@@ -10,6 +10,7 @@
 //! has a time for each local port, which is used while [`Crowding`] reports possible evictions.
 
 use crate::packet::{TCP, UDP, tcp_flag};
+use crate::volatile::{VolatileRef, field};
 
 use super::{Flow, FlowEntry, OutboundPacket, TCP_PARTIAL, UDP_IDLE, max_lifetime};
 
@@ -27,6 +28,17 @@ pub struct ForeignPort {
     /// The time until which the origin of this port's flows is unknown, in seconds: a socket used the port before flows
     /// were marked, or a service covered it. Written by userspace.
     pub unknown: u32,
+}
+
+impl VolatileRef<'_, ForeignPort> {
+    /// Loads each field once.
+    #[inline(always)]
+    pub fn load_fields(self) -> ForeignPort {
+        ForeignPort {
+            received: field!(self, received).load(),
+            unknown: field!(self, unknown).load(),
+        }
+    }
 }
 
 /// One CPU's count of new marks, to detect that marks of foreign flows may have been evicted.
@@ -50,6 +62,20 @@ pub struct Marking {
     pub armed: u64,
     /// The time until which a mark may be missing because it was evicted, in seconds. Written by the kernel programs.
     pub crowded_until: u64,
+}
+
+impl VolatileRef<'_, Marking> {
+    /// Loads [`Marking::armed`].
+    #[inline(always)]
+    pub fn armed(self) -> u64 {
+        field!(self, armed).load()
+    }
+
+    /// Loads [`Marking::crowded_until`], in seconds.
+    #[inline(always)]
+    pub fn crowded_until(self) -> u32 {
+        field!(self, crowded_until).load() as u32
+    }
 }
 
 /// The evidence about a flow's origin besides the flow tables.

@@ -1,6 +1,6 @@
 //! The numbers of the wire formats: sizes, field positions, types, protocols and ports, each with its standard.
 //!
-//! The only table of these numbers: the parsers, the decisions and the flow tracker name them from here. Names that end
+//! The parsers, the decisions and the flow tracker take these numbers only from here. Names that end
 //! in `_AT` are positions in bytes from the start of the header. Sizes are in bytes.
 
 /// Ethernet II (IEEE 802.3, clause 3) and its VLAN tags (IEEE 802.1Q, clause 9). Types are assigned by the IEEE.

@@ -9,6 +9,7 @@
 //! search finds the range.
 
 use super::{MatchId, Pool, ROOT_BITS, opaque, partition_point};
+use crate::volatile::{VolatileRef, field};
 
 /// The flag in a root entry for a large chunk, whose index is in units of 4 bytes. Without it, the index is in units of
 /// [`SmallChunk`].
@@ -39,30 +40,31 @@ const LANE_ONES: u64 = 1 | 1 << LANE_BITS | 1 << (2 * LANE_BITS);
 /// The most significant bit of each lane. Set in the minuend, it remains set if the subtrahend is not greater.
 const LANE_MSB: u64 = LANE_ONES << (LANE_BITS - 1);
 
-impl SmallChunk {
+impl<'m> VolatileRef<'m, SmallChunk> {
     /// Reinterprets four words of a pool as a small chunk.
     #[inline(always)]
     #[expect(
         unsafe_code,
         reason = "reinterprets the last two words as eight 16-bit ids"
     )]
-    const fn from_words(words: &[u64; 4]) -> &Self {
-        // SAFETY: same size, no greater alignment, and every bit pattern is valid; little-endian, as in the kernel.
-        unsafe { &*core::ptr::from_ref(words).cast() }
+    const fn from_words(words: VolatileRef<'m, [u64; 4]>) -> Self {
+        // SAFETY: same size and no greater alignment; little-endian, as in the kernel.
+        unsafe { Self::new(words.pointer().cast()) }
     }
 
     /// Returns the match id of the range of this chunk that contains an address.
     #[inline(always)]
-    const fn find(&self, address: u32) -> MatchId {
-        let address = ((address & 0xffff) as u64 * LANE_ONES) | LANE_MSB;
+    fn find(self, address: u32) -> MatchId {
+        let address = (u64::from(address & 0xffff) * LANE_ONES) | LANE_MSB;
+        let starts = field!(self, starts);
         let started = [
-            address.wrapping_sub(self.starts[0]) & LANE_MSB,
-            address.wrapping_sub(self.starts[1]) & LANE_MSB,
+            address.wrapping_sub(starts.at(0).load()) & LANE_MSB,
+            address.wrapping_sub(starts.at(1).load()) & LANE_MSB,
         ];
         // Each lane of the sum counts two starts; the multiplication adds up the three lanes in the uppermost one.
         let started = (started[0] >> (LANE_BITS - 1)) + (started[1] >> (LANE_BITS - 1));
         let count = started.wrapping_mul(LANE_ONES) >> (2 * LANE_BITS);
-        self.ids[(count & 7) as usize]
+        field!(self, ids).at((count & 7) as usize).load()
     }
 }
 
@@ -78,7 +80,7 @@ pub fn find<P: Pool>(root: u32, address: u32, pool: &P) -> MatchId {
     let index = root >> ROOT_SHIFT;
     if root & LARGE_CHUNK == 0 {
         match pool.u64x4_at(index) {
-            Some(words) => SmallChunk::from_words(words).find(address),
+            Some(words) => VolatileRef::<SmallChunk>::from_words(words).find(address),
             None => 0,
         }
     } else {

@@ -18,6 +18,7 @@
 //! ranges and the first id, then the range starts, then their ids, four per word.
 
 use super::{MatchId, Pool, ROOT_BITS, opaque, partition_point, sign_mask};
+use crate::volatile::VolatileRef;
 
 /// The flag in a root entry for a block or a node; without it, the entry is a match id.
 ///
@@ -31,6 +32,8 @@ pub const PLACE_SHIFT: u32 = 2;
 
 /// The size of a block in words.
 pub const BLOCK_WORDS: usize = 8;
+/// A block, or the head of a node: one cache line.
+pub type Block = [u64; BLOCK_WORDS];
 /// The number of entries in a block. The word after them has one byte per entry, from the lowest on: its coverage.
 pub const BLOCK_ENTRIES: usize = BLOCK_WORDS - 1;
 /// The coverage byte of an entry that covers all networks up to the next entry; other values are the `n` of 2^n.
@@ -98,11 +101,12 @@ fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<Mat
     levels!(1 2 3 4 5 6 7 8 9 10 11 12);
     let block = pool.cache_line_at(node >> PLACE_SHIFT)?;
     let last = last_started(block, network);
-    let id = id_at(block, last) & coverage_mask(block, last, network);
+    let entry = entry_at(block, last);
+    let id = id_of(entry) & coverage_mask(block, last, entry, network);
     if id & HOST_LEVEL == 0 {
         return Some(id);
     }
-    let first = id_at(block, last.wrapping_sub(1));
+    let first = id_of(entry_at(block, last.wrapping_sub(1)));
     search_host_chunk(host_chunk_index(first, id), host, pool)
 }
 
@@ -110,7 +114,8 @@ fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<Mat
 #[inline(always)]
 fn child<P: Pool>(node: u32, network: u64, pool: &P) -> Option<u32> {
     let head = pool.cache_line_at(node)?;
-    let (first, shift, last) = (head[0], head[1] as u32, (head[1] >> 32).cast_signed());
+    let (first, second) = (head.at(0).load(), head.at(1).load());
+    let (shift, last) = (second as u32, (second >> 32).cast_signed());
     let scaled = (network & NETWORK) >> (shift & 63);
     // A network before the first slot wraps around, and is far behind the last one.
     let slot = (scaled.wrapping_sub(first) & NETWORK).cast_signed();
@@ -124,11 +129,11 @@ fn child<P: Pool>(node: u32, network: u64, pool: &P) -> Option<u32> {
 
 /// Returns the index of a block's last entry that begins at a network or before it. The first entry always does.
 #[inline(always)]
-fn last_started(block: &[u64; BLOCK_WORDS], network: u64) -> u32 {
+fn last_started(block: VolatileRef<'_, Block>, network: u64) -> u32 {
     // Greater than the entry of the same network with any id.
     let after = (entry(network, (1 << ID_BITS) - 1) + 1).cast_signed();
     // -1 or 0, because both numbers have 62 bits. Not a shift by 63, for the reason in `sign_mask`.
-    let started = |index: usize| (block[index].cast_signed().wrapping_sub(after)) >> 62;
+    let started = |index| (block.at(index).load().cast_signed().wrapping_sub(after)) >> 62;
     // Summed in pairs, which shortens the dependency chain.
     let pairs = [
         started(1).wrapping_add(started(2)),
@@ -139,18 +144,23 @@ fn last_started(block: &[u64; BLOCK_WORDS], network: u64) -> u32 {
     (sum.cast_unsigned() as u32).wrapping_neg()
 }
 
-/// Returns the match id of the entry at an index of a block.
+/// Returns the entry at an index of a block.
 #[inline(always)]
-const fn id_at(block: &[u64; BLOCK_WORDS], index: u32) -> MatchId {
-    block[index as usize % BLOCK_WORDS] as MatchId & ((1 << ID_BITS) - 1)
+fn entry_at(block: VolatileRef<'_, Block>, index: u32) -> u64 {
+    block.at(index as usize % BLOCK_WORDS).load()
 }
 
-/// Returns an id with all bits set if the entry at an index of a block covers a network, and 0 otherwise.
+/// Returns the match id of an entry of a block.
 #[inline(always)]
-fn coverage_mask(block: &[u64; BLOCK_WORDS], index: u32, network: u64) -> MatchId {
-    let begins = block[index as usize % BLOCK_WORDS] >> ID_BITS;
-    let coverage = block[BLOCK_ENTRIES] >> (index % BLOCK_WORDS as u32 * u8::BITS);
-    let behind = (network & NETWORK).wrapping_sub(begins) >> (coverage & 63);
+const fn id_of(entry: u64) -> MatchId {
+    entry as MatchId & ((1 << ID_BITS) - 1)
+}
+
+/// Returns an id with all bits set if `entry`, at an index of a block, covers a network, and 0 otherwise.
+#[inline(always)]
+fn coverage_mask(block: VolatileRef<'_, Block>, index: u32, entry: u64, network: u64) -> MatchId {
+    let coverage = block.at(BLOCK_ENTRIES).load() >> (index % BLOCK_WORDS as u32 * u8::BITS);
+    let behind = (network & NETWORK).wrapping_sub(entry >> ID_BITS) >> (coverage & 63);
     sign_mask(behind.cast_signed().wrapping_sub(1)) as MatchId
 }
 
@@ -177,9 +187,9 @@ pub const fn host_level_ids(index: u32) -> Option<(MatchId, MatchId)> {
 #[inline(always)]
 fn search_host_chunk<P: Pool>(index: u32, host: u64, pool: &P) -> Option<MatchId> {
     let chunk = pool.u64x4_at(index)?;
-    let first = chunk[0];
+    let first = chunk.at(0).load();
     if first & LARGE_HOST_CHUNK == 0 {
-        let started = |index: usize| sign_mask(!difference(host, chunk[index]));
+        let started = |index| sign_mask(!difference(host, chunk.at(index).load()));
         let count = started(1)
             .wrapping_add(started(2))
             .wrapping_add(started(3))

@@ -10,8 +10,9 @@ mod v6;
 
 use allowlist_common::abi::{Grant, MAX_MATCHES, Root};
 use allowlist_common::ranges::v4::root as root_v4;
-use allowlist_common::ranges::v6::{BLOCK_WORDS, root as root_v6};
+use allowlist_common::ranges::v6::{Block, root as root_v6};
 use allowlist_common::ranges::{MatchId, Pool, ROOT_BITS};
+use allowlist_common::volatile::VolatileRef;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use self::v4::ChunksV4;
@@ -73,12 +74,14 @@ impl Pool for Words<'_> {
         self.halves().get(place as usize).copied()
     }
 
-    fn u64x4_at(&self, place: u32) -> Option<&[u64; 4]> {
-        self.0.as_chunks().0.get(place as usize)
+    fn u64x4_at(&self, place: u32) -> Option<VolatileRef<'_, [u64; 4]>> {
+        let chunks = self.0.as_chunks().0;
+        chunks.get(place as usize).map(VolatileRef::from_ref)
     }
 
-    fn cache_line_at(&self, place: u32) -> Option<&[u64; BLOCK_WORDS]> {
-        self.0.as_chunks().0.get(place as usize)
+    fn cache_line_at(&self, place: u32) -> Option<VolatileRef<'_, Block>> {
+        let lines = self.0.as_chunks().0;
+        lines.get(place as usize).map(VolatileRef::from_ref)
     }
 
     fn prefetch(&self, _place: u32) {}

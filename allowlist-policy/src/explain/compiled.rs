@@ -9,6 +9,7 @@ use allowlist_common::flow::Flow;
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Packet, Quote};
 use allowlist_common::verdict::Verdict;
+use allowlist_common::volatile::VolatileRef;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::compile::Tables;
@@ -75,8 +76,9 @@ impl OnInterface<'_> {
         self.control.observe || self.judge(packet).verdict == Verdict::Pass
     }
 
-    fn services(&self) -> &ServiceTable {
-        self.limited.as_deref().unwrap_or(&self.tables.services)
+    fn services(&self) -> VolatileRef<'_, ServiceTable> {
+        let services = self.limited.as_deref();
+        services.unwrap_or(&self.tables.services).volatile()
     }
 }
 
@@ -103,7 +105,7 @@ impl judge::Tables for OnInterface<'_> {
     }
 
     fn service_counter_id(&self, service: ServiceId) -> u32 {
-        self.services().counter_ids[usize::from(service)]
+        self.services().counter_id(service)
     }
 
     /// Returns the grant of the longest prefix that contains `source`, or `None`; makes one binary search per prefix

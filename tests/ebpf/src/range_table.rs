@@ -2,6 +2,7 @@
 
 use allowlist_common::abi::{GenerationTables, MIN_POOL_WORDS, SLOTS};
 use allowlist_common::packet::Address;
+use allowlist_common::volatile::VolatileRef;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::Array;
@@ -35,11 +36,11 @@ pub fn ranges6(ctx: XdpContext) -> u32 {
 /// Looks up an address, and returns a number that depends on the result; 0 if no prefix contains it.
 #[inline(always)]
 fn find(address: &Address) -> u64 {
-    let Some(words) = TABLES.get(SLOT.load()) else {
+    let Some(words) = TABLES.get_ptr(SLOT.load()) else {
         return 0;
     };
     // SAFETY: the loader has written tables there, which are not larger and have no greater alignment.
-    let tables = unsafe { &*core::ptr::from_ref(words).cast::<GenerationTables>() };
+    let tables = unsafe { VolatileRef::new(words.cast::<GenerationTables>()) };
     let grant = ranges::grant(tables, address);
     grant.services() + u64::from(grant.match_id)
 }

@@ -16,6 +16,7 @@ use allowlist_common::flow::{
 use allowlist_common::judge::{self, Decision};
 use allowlist_common::packet::{Address, Contents, Quote, TCP, UDP, parse};
 use allowlist_common::verdict::{Reason, Verdict};
+use allowlist_common::volatile::VolatileRef;
 use allowlist_policy::compile::Tables;
 use allowlist_policy::{Mode, Rules};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -179,6 +180,10 @@ struct Lookup<'h> {
 }
 
 impl Lookup<'_> {
+    fn services(&self) -> VolatileRef<'_, ServiceTable> {
+        self.host.services.volatile()
+    }
+
     /// Reports whether services alone decide packets to the port of a flow.
     fn is_served(&self, flow: &Flow) -> bool {
         use judge::Tables as _;
@@ -196,24 +201,24 @@ impl judge::Tables for Lookup<'_> {
     }
 
     fn service_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.host.services.port_service(self.slot, protocol, port)
+        self.services().port_service(self.slot, protocol, port)
     }
 
     fn service_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.host.services.protocol_service(self.slot, protocol)
+        self.services().protocol_service(self.slot, protocol)
     }
 
     fn services_of_protocol(&self, family: u8, protocol: u8) -> u64 {
-        let services = &self.host.services;
-        services.protocol_services(self.slot, family, protocol)
+        self.services()
+            .protocol_services(self.slot, family, protocol)
     }
 
     fn is_shared(&self, services: u64) -> bool {
-        self.host.services.is_shared(self.slot, services)
+        self.services().is_shared(self.slot, services)
     }
 
     fn service_counter_id(&self, service: ServiceId) -> u32 {
-        self.host.services.counter_ids[usize::from(service)]
+        self.services().counter_id(service)
     }
 
     fn grant(&self, source: &Address) -> Option<Grant> {

@@ -23,13 +23,12 @@ use super::kernel::Kernel;
 const ALLOWED: &str = "198.18.77.7";
 const UNLISTED: &str = "198.18.99.9";
 
+/// The same for IPv6, in the same /16.
+const ALLOWED_V6: &str = "2001:db8:77::7";
+const UNLISTED_V6: &str = "2001:db8:99::9";
+
 /// Returns a policy for a turn. All policies allow the same one of the two addresses, and differ in the prefixes nearby.
 fn tables(turn: u32) -> Tables {
-    let text = "[services.web]\nports = ['tcp/443']\nallow = ['a', 'b']\n\
-                [sources.a]\nprefixes = ['198.18.77.0/24']\n\
-                [sources.b]\nprefixes = ['192.0.2.1']\n";
-    let config = Config::parse(text, "test.toml".as_ref()).expect("a configuration");
-    let mut snapshot = allowlist_tests::model::static_snapshot(&config.policy);
     let others = (0..3_000_u32)
         .filter(|number| number % 3 != turn % 3)
         .map(|number| {
@@ -39,32 +38,75 @@ fn tables(turn: u32) -> Tables {
     let other = others
         .filter(|prefix| prefix.addr().octets()[2] != 99)
         .map(IpNet::V4);
-    snapshot.get_mut("b").expect("a source").prefixes = other.collect();
+    tables_with(other.collect())
+}
+
+/// Returns a policy that allows [`ALLOWED`], [`ALLOWED_V6`] and the prefixes.
+fn tables_with(prefixes: Vec<IpNet>) -> Tables {
+    let text = "[services.web]\nports = ['tcp/443']\nallow = ['a', 'b']\n\
+                [sources.a]\nprefixes = ['198.18.77.0/24', '2001:db8:77::/48']\n\
+                [sources.b]\nprefixes = ['192.0.2.1']\n";
+    let config = Config::parse(text, "test.toml".as_ref()).expect("a configuration");
+    let mut snapshot = allowlist_tests::model::static_snapshot(&config.policy);
+    snapshot.get_mut("b").expect("a source").prefixes = prefixes;
     compile(&config.policy, &snapshot, 10_000, &IdTable::default()).expect("tables")
 }
 
 #[test]
 fn no_packet_uses_a_table_that_is_being_written() {
     require_root!();
+    let generations = [0, 1, 2].map(tables);
     for lookup in [Engine::RangeTable, Engine::LpmTrie] {
-        publish_under_load(lookup);
+        let publishes = match (is_long(), lookup) {
+            (true, _) => 1000,
+            (false, Engine::RangeTable) => 200,
+            (false, Engine::LpmTrie) => 30,
+        };
+        publish_under_load(lookup, &generations, publishes, [ALLOWED, UNLISTED]);
     }
 }
 
-fn publish_under_load(lookup: Engine) {
-    let publishes = match (is_long(), lookup) {
-        (true, _) => 1000,
-        (false, Engine::RangeTable) => 200,
-        (false, Engine::LpmTrie) => 30,
+/// Changes one prefix at a time in the chunk or block that all packets are looked up in. Each change appends a copy of
+/// the chunk: a packet that used the root entry before the chunk was written would miss the allowed prefix.
+#[test]
+fn no_packet_uses_half_of_a_change_in_place() {
+    require_root!();
+    let nearby = |number: u32| -> [IpNet; 2] {
+        let v4 = format!("198.18.{}.0/24", 2 * number);
+        let v6 = format!("2001:db8:{number}::/48");
+        [v4, v6].map(|prefix| prefix.parse().expect("a prefix"))
     };
+    for (family, addresses) in [(0, [ALLOWED, UNLISTED]), (1, [ALLOWED_V6, UNLISTED_V6])] {
+        let prefixes: Vec<IpNet> = (1..12).map(|number| nearby(number)[family]).collect();
+        let generations: [Tables; 4] = std::array::from_fn(|turn| {
+            // Each differs from the next in one prefix, and the last from the first.
+            let missing = [&[][..], &[3], &[3, 7], &[7]][turn];
+            let present = prefixes.iter().enumerate();
+            let present = present.filter(|(index, _)| !missing.contains(index));
+            tables_with(present.map(|(_, prefix)| *prefix).collect())
+        });
+        let slots = publish_under_load(Engine::RangeTable, &generations, 400, addresses);
+        assert_eq!(slots[0], slots[1], "the last publish changed another slot");
+    }
+}
+
+/// Publishes generations in turns while packets of the two addresses run, of which all generations allow the first one.
+/// Checks that each packet has its verdict, and returns the active slot before and after.
+fn publish_under_load(
+    lookup: Engine,
+    generations: &[Tables],
+    publishes: usize,
+    addresses: [&str; 2],
+) -> [u32; 2] {
     let rules = Rules {
         lookup,
         ..Rules::default()
     };
-    let generations = [0, 1, 2].map(tables);
     let mut kernel = Kernel::new();
     kernel.publish_on(&generations[0], Mode::Enforce, rules, &[]);
     let before = kernel.counters_of(0);
+    let slot = |kernel: &Kernel| kernel.view().control().expect("a word").slot;
+    let slot_before = slot(&kernel);
     let (dataplane, program) = kernel.parts();
     let judge = |frame: &[u8], times| {
         program.test_run(TestRunOptions {
@@ -74,7 +116,7 @@ fn publish_under_load(lookup: Engine) {
         })?;
         Ok(())
     };
-    let frames = [ALLOWED, UNLISTED].map(|source| tcp(source, 443));
+    let frames = addresses.map(|source| tcp(source, 443));
     let runs = with_background_load(judge, frames, || {
         (0..publishes).try_for_each(|turn| {
             let next = &generations[(turn + 1) % generations.len()];
@@ -94,6 +136,7 @@ fn publish_under_load(lookup: Engine) {
         runs,
         "passed and dropped packets, compared with the runs"
     );
+    [slot_before, slot(&kernel)]
 }
 
 /// The state that makes `linger` end.
