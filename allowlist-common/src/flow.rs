@@ -35,7 +35,8 @@ pub struct Flow {
     pub protocol: u8,
     /// The IP version, 4 or 6.
     pub family: u8,
-    /// 1 for a peer, else 0. Ports alone do not identify a peer, because packets may have port 0.
+    /// 1 for a peer (the key without ports, which later fragments of the flow match), else 0. Ports alone do not
+    /// identify a peer, because packets may have port 0.
     pub peer: u16,
 }
 
@@ -255,7 +256,7 @@ impl Flow {
         }
     }
 
-    /// Returns the flow's peer: the same flow without ports.
+    /// Returns the flow's peer: the same key without ports, for later fragments.
     #[inline(always)]
     #[must_use]
     pub const fn peer(self) -> Self {

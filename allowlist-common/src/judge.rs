@@ -36,8 +36,8 @@ pub trait Tables {
     fn port_has_flows(&self, protocol: u8, port: u16) -> bool;
     /// Reports whether the flow table has a live entry for a flow.
     fn has_flow(&self, flow: &Flow) -> bool;
-    /// Returns the flow of the packet that an ICMP error from `source` quotes; `None` if the quote does not identify
-    /// one.
+    /// Returns the flow of the packet that an ICMP error from `source` quotes; `None` if the quote does not identify a
+    /// flow.
     fn flow_quoted_by(&self, quote: Quote, source: Address) -> Option<Flow>;
 }
 

@@ -12,7 +12,7 @@ pub enum AttachModeRequest {
     Auto,
     /// Only native mode: in the driver, before the kernel's network stack.
     Native,
-    /// Only generic mode: in the kernel's network stack, slower, on every interface.
+    /// Only generic mode: in the kernel's network stack, which works on every interface, but is slower.
     Generic,
     /// Only offload mode: on the network card.
     Offload,

@@ -17,10 +17,10 @@ use nix::errno::Errno;
 use crate::netlink::Refusal;
 use crate::pins::NothingPinned;
 
-/// The result of an operation on the kernel side.
+/// The result of an operation on the kernel's maps, programs, links or interfaces.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the kernel side.
+/// An error of an operation on the kernel's maps, programs, links or interfaces.
 ///
 /// `{:#}` prints the causes too, separated by colons.
 #[derive(Debug, thiserror::Error)]

@@ -345,7 +345,7 @@ fn names() -> Vec<String> {
     names
 }
 
-/// Returns the names of all interfaces as the end of a sentence that begins with "there".
+/// Returns the names of all interfaces as the end of a message that begins with "there", such as "are eth0, lo".
 pub fn those_there() -> String {
     list(&names())
 }

@@ -11,7 +11,7 @@ use strum::Display;
 use super::link::LinkState;
 use crate::netlink;
 
-/// The published state.
+/// The state that this filter published and that the kernel should have.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Published {
     /// The last control word that this filter stored; 0 before the first publish.
@@ -30,13 +30,13 @@ pub(super) struct Slot {
     pub(super) index: u32,
     /// Whether the flow tracker was attached by a tcx link, and not by a clsact filter.
     pub(super) is_tracked_by_tcx: bool,
-    /// Whether all packets pass in this slot until a pending change is confirmed or rolled back. Its program may use
-    /// other maps until then.
+    /// Whether all packets pass in this slot until a pending change is confirmed or rolled back. The slot's program may
+    /// use other maps until then.
     pub(super) is_bypassed: bool,
     pub(super) identity: Identity,
 }
 
-/// The kernel's state.
+/// The state that the kernel reports, for comparison with the published state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
     /// The cookie of the network namespace that the devices are in.
@@ -53,7 +53,7 @@ pub(super) struct Kernel {
 #[derive(Clone, Debug)]
 pub(super) struct SlotFacts {
     pub(super) link: LinkFact,
-    /// The flow tracker's tcx link.
+    /// The state of the pin of the flow tracker's tcx link.
     pub(super) tracker: LinkFact,
     /// The interface with the link's index in this network namespace; `None` if there is none.
     pub(super) device: Option<Device>,
@@ -74,9 +74,9 @@ pub(super) enum LinkFact {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Device {
     pub(super) names: Vec<String>,
-    /// The ids of the XDP programs on it.
+    /// The ids of the XDP programs on the interface.
     pub(super) programs: Vec<u32>,
-    /// The ids of the programs on its tcx egress, in the order in which they run.
+    /// The ids of the programs on the interface's tcx egress, in the order in which they run.
     pub(super) chain: Vec<u32>,
 }
 

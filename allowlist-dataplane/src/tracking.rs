@@ -25,11 +25,11 @@ use crate::sockets::{self, Evidence, OwnFlow, Phase};
 
 /// The maps by which the flow tracker decides whether a flow is this host's own, mapped into memory.
 pub(super) struct Marks {
-    /// The map [`abi::MARKING`].
+    /// The map [`abi::MARKING`]: the armed interface slots, in which the flow tracker may create UDP flows.
     marking: Memory,
-    /// The map [`abi::FOREIGN_PORTS`].
+    /// The map [`abi::FOREIGN_PORTS`]: the state of each local UDP port whose flows other hosts may have initiated.
     foreign_ports: Memory,
-    /// The map [`abi::PORTS`].
+    /// The map [`abi::PORTS`]: the local ports that may have live flows.
     ports: Memory,
 }
 
@@ -47,7 +47,7 @@ impl Marks {
         })
     }
 
-    /// Returns the set of armed interface slots, one bit each.
+    /// Returns the armed interface slots, in which the flow tracker may create UDP flows, as bits.
     fn armed(&self) -> u64 {
         self.marking.all().load(0)
     }
@@ -165,7 +165,7 @@ impl Dataplane {
         control.generation != 0 && control.return_traffic == ReturnTraffic::Track
     }
 
-    /// Returns the slots with a flow tracker that are not armed.
+    /// Returns the slots that have a flow tracker and in which it may not create UDP flows yet.
     fn unarmed(&self) -> Result<impl Iterator<Item = u32>> {
         let mut slots = Vec::new();
         for slot in 0..MAX_INTERFACES {

@@ -25,7 +25,7 @@ use crate::error::{Context as _, Result};
 
 /// The time for which a renewed lease keeps the kernel programs emitting events.
 const LEASE: Duration = Duration::from_secs(4);
-/// The interval at which the reader renews its lease and reads the number of suppressed events.
+/// The interval at which the reader renews its lease and reads the number of events that the rate limit suppressed.
 const SIGN: Duration = Duration::from_secs(1);
 
 /// The reader of drop events. The kernel programs stop emitting events when it is dropped.
@@ -46,7 +46,7 @@ pub struct Watch {
 pub enum Seen {
     /// A packet that was dropped, or would have been in enforce mode, and the name of its interface.
     Drop(Event, String),
-    /// The number of drops that were suppressed since the last item.
+    /// The number of drops since the last item for which the rate limit suppressed an event.
     Suppressed(u64),
     /// The filter was detached. No further item follows.
     Detached,
@@ -89,7 +89,8 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Renews the reader's lease if it is due. [`Self::next`] does this too.
+    /// Renews the reader's lease if it is due, so that the kernel programs continue to emit events. [`Self::next`] does
+    /// this too.
     pub fn keep_watching(&mut self) {
         if Instant::now() >= self.next_sign {
             self.next_sign = Instant::now() + SIGN;
@@ -127,7 +128,7 @@ impl Watch {
         bytemuck::try_pod_read_unaligned(&item).ok()
     }
 
-    /// Renews the reader's lease.
+    /// Renews the reader's lease, the time until which the kernel programs emit events.
     fn sign(&self) {
         let until = kernel_clock() + LEASE;
         self.control.watch_until(until.as_nanos() as u64);

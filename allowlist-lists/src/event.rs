@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The most added prefixes, and the most removed ones, that an event in the history holds.
+/// The maximum number of added prefixes, and of removed prefixes, that the history stores for one event.
 const MAX_STORED_PREFIXES: usize = 200;
 
 /// An event in the life of a source's list, for the history and the hook.
@@ -93,7 +93,8 @@ impl Change {
 }
 
 impl Event {
-    /// Returns the event with the generation `first`; the number is not known yet when a start records its events.
+    /// Returns the event with the generation `first`, for the events of a start, which are recorded before the first
+    /// generation has a number.
     #[must_use]
     pub fn with_generation(mut self, first: u32) -> Self {
         if let EventKind::Changed { generation, .. } | EventKind::Released { generation, .. } =

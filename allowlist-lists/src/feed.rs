@@ -96,8 +96,8 @@ impl From<Vec<IpNet>> for List {
 /// hundreds of prefixes.
 pub(crate) const MOST_PREFIXES: usize = 4_000_000;
 
-/// Parses an address, a prefix or a range of a list and appends its prefixes to `prefixes`; `place` is called for an
-/// error only.
+/// Parses `token`, an address, a prefix or a range of a list, and appends its prefixes to `prefixes`. `place` returns
+/// the place of the token for an error message.
 fn take(
     token: &str,
     prefixes: &mut Vec<IpNet>,

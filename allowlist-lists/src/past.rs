@@ -15,10 +15,10 @@ use allowlist_policy::{Feed, PastChange, PerFamily, Source};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-/// The growth window is divided into this many parts. Changes within one part become one entry, so an entry is dropped
-/// at most one part too late.
+/// The number of equal parts of the growth window. The changes within one part are merged into one entry, so an entry
+/// is dropped at most one part too late.
 const PARTS: u32 = 8;
-/// The age of a list advances by at most the growth window divided by this number between two answers.
+/// The divisor of the growth window that gives the maximum by which a list's age advances between two answers.
 const STEPS: u32 = 4;
 /// The most prefixes that all entries together may hold; if they hold more, they are merged into one entry.
 const MOST_PREFIXES: usize = 500_000;
@@ -96,7 +96,8 @@ pub fn changes(
     changes
 }
 
-/// Returns the change from the list `before` to the list `after`, whose newest part has the age 0.
+/// Returns the entry for the change from the list `before` to the list `after`; its newest change has the age 0, its
+/// oldest the age `oldest_seconds`.
 fn between(
     before: &[IpNet],
     after: &[IpNet],

@@ -62,8 +62,8 @@ pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, Fetch
 
 /// Runs `work`, which takes long, on a thread for blocking work, and returns its result.
 ///
-/// On a small host the runtime has one thread, and parsing a page there would delay every other fetch, signal and
-/// timer.
+/// On a small host the runtime has only one thread. Parsing a page on that thread would delay every other fetch, signal
+/// and timer.
 async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,

@@ -16,7 +16,7 @@ use crate::event::{Change, Event, EventKind};
 use crate::list_update::{AcceptedUpdate, RejectedUpdate, evaluate_update, expire_grace};
 use crate::rejected::{RejectedList, RejectedLists, list_id};
 
-/// The time difference up to which two times count as one, since reading the clock never takes that long.
+/// The maximum difference of two clock readings that count as the same time.
 const MOMENT: SignedDuration = SignedDuration::from_secs(5);
 
 /// The states of all sources: their feeds, and the health of those with a failure or a stale list.

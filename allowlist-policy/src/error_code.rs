@@ -55,7 +55,7 @@ pub enum ErrorCode {
     UnknownInterface,
     /// An argument is not an address, a prefix or a network.
     InvalidPrefix,
-    /// The prefix to add is wider than any real network; `--force` adds it all the same.
+    /// The prefix to add is so wide that its length is probably a mistake; `--force` adds it.
     PrefixTooWide,
     /// The prefix to remove was not added by command.
     NotAdded,
@@ -147,7 +147,7 @@ pub enum ErrorCode {
     // Reading a list.
     /// The list is empty.
     ListEmpty,
-    /// What was fetched is a web page, not a list.
+    /// The origin delivered a web page instead of a list.
     ListIsWebPage,
     /// The list does not have the configured format.
     ListMalformed,

@@ -47,7 +47,7 @@ pub struct Cli {
     /// The paths of the configuration, the state, the pins and the socket.
     #[command(flatten)]
     pub paths: Paths,
-    /// The command.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -97,7 +97,7 @@ pub struct Paths {
     pub socket: PathBuf,
 }
 
-/// The commands.
+/// The commands of the program.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Attach the filter and refresh its lists until Ctrl-C
@@ -220,7 +220,7 @@ Examples:
   sudo allowlist flows cut 203.0.113.9        remove flows: their answers are dropped from now on"
     )]
     Flows {
-        /// The command for flows.
+        /// The command of `flows`: list or cut.
         #[command(subcommand)]
         command: FlowsCommand,
     },
@@ -232,7 +232,7 @@ Examples:
   sudo allowlist list github --service webhooks
   sudo allowlist list --added           prefixes added by command: expiry, user and note")]
     List(List),
-    /// Allow prefixes to reach a service (all of them, or none)
+    /// Allow prefixes to reach a service; adds all or none
     #[command(
         after_help = "Added prefixes persist across restarts, until they are removed or expire. Without a PREFIX they are read from standard input, one per line; `#` starts a comment.
 
@@ -242,7 +242,7 @@ Examples:
   cat prefixes.txt | sudo allowlist add --service webhooks"
     )]
     Add(Add),
-    /// Remove prefixes that were added by command (all of them, or none)
+    /// Remove prefixes that were added by command; removes all or none
     #[command(
         after_help = "A prefix that a source lists stays allowed: remove it from the source. Without a PREFIX they are read from standard input, one per line.
 
@@ -259,7 +259,7 @@ Examples:
   sudo allowlist refresh                every source
   sudo allowlist refresh github         one source")]
     Refresh(Refresh),
-    /// Read the configuration again and activate it (all of it, or nothing)
+    /// Read the configuration again, and activate all of it or nothing
     #[command(
         after_help = "SIGHUP does the same; a refusal is then reported in the log alone.
 
@@ -311,24 +311,24 @@ Examples:
     Man(generate::Pages),
 }
 
-/// The commands for flows.
+/// The commands of `allowlist flows`.
 #[derive(Debug, Subcommand)]
 pub enum FlowsCommand {
     /// Print the tracked flows: the initiator and the expiry of each
     List {
-        /// Only flows with these remote addresses
+        /// Print only flows with remote addresses in this prefix
         #[arg(value_parser = prefix)]
         prefix: Option<IpNet>,
-        /// The output format.
+        /// Whether the output is text or JSON.
         #[command(flatten)]
         output: Output,
     },
     /// Remove and print flows: their answers are dropped until this host initiates them again
     Cut {
-        /// The remote addresses
+        /// The remote addresses of the flows to remove, as a prefix
         #[arg(value_parser = prefix)]
         prefix: IpNet,
-        /// The output format.
+        /// Whether the output is text or JSON.
         #[command(flatten)]
         output: Output,
     },
@@ -337,7 +337,7 @@ pub enum FlowsCommand {
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The XDP attach mode; overrides the file
+    /// The XDP attach mode; overrides `attach_mode` of the configuration
     #[arg(long, value_enum, value_name = "MODE")]
     pub attach_mode: Option<AttachModeArg>,
     /// Keep the filter attached after Ctrl-C
@@ -346,7 +346,7 @@ pub struct Run {
     /// Log each packet: for debugging, not for a busy interface
     #[arg(long)]
     pub trace: bool,
-    /// Lockout check and commit confirm.
+    /// The options of the lockout check and of commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
     /// The configuration from options.
@@ -397,7 +397,7 @@ pub struct Check {
     /// Use the last-good lists on disk, as a start without a network does
     #[arg(long)]
     pub offline: bool,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
     /// The configuration from options.
@@ -416,7 +416,7 @@ pub struct Explain {
     /// The receiving interface [default: each filtered interface]
     #[arg(long, value_name = "NAME")]
     pub iface: Option<String>,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -427,7 +427,7 @@ pub struct Detach {
     /// Detach also from interfaces of another network namespace
     #[arg(long)]
     pub force: bool,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -435,10 +435,10 @@ pub struct Detach {
 /// Options of `status`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct StatusOptions {
-    /// A further condition for exit code 0
+    /// A further condition that must be met for exit code 0
     #[arg(long, value_enum, value_name = "WHAT")]
     pub require: Option<Require>,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -446,7 +446,7 @@ pub struct StatusOptions {
 /// A condition that `status` checks in addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Require {
-    /// Mode enforce: packets are dropped
+    /// Require enforce mode, in which packets are dropped
     Enforce,
 }
 
@@ -456,10 +456,10 @@ pub struct ModeChange {
     /// The new mode
     #[arg(value_enum)]
     pub mode: ModeArg,
-    /// Lockout check and commit confirm.
+    /// The options of the lockout check and of commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -493,7 +493,7 @@ pub struct Watch {
     pub json: bool,
 }
 
-/// The output format.
+/// The output format: text, or with `--json` one JSON document.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Output {
     /// Print one JSON document
@@ -504,13 +504,13 @@ pub struct Output {
 /// The argument for an [`AttachModeRequest`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum AttachModeArg {
-    /// Native if the driver supports it, otherwise generic with a warning
+    /// Run in the driver if it supports that, otherwise in the network stack, with a warning
     Auto,
-    /// In the driver; an error if the driver does not support it
+    /// Run in the driver; fail if the driver does not support it
     Native,
-    /// In the network stack
+    /// Run in the kernel's network stack, which is slower
     Generic,
-    /// On the network card
+    /// Run on the network card; fail if the card does not support it
     Offload,
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// The file with the kernel's random identifier of this boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A moment of one boot of a host, by the boot clock.
+/// A moment by the boot clock, together with the boot that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uptime {
     /// The kernel's random identifier of the boot.
@@ -97,9 +97,9 @@ impl Now {
 /// A wall clock that never goes backwards while the host is up.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyClock {
-    /// The latest time that the clock has learnt.
+    /// The latest wall-clock time that was passed to [`Self::learn`] or [`Self::not_before`].
     latest: Timestamp,
-    /// The time of the boot clock at which `latest` was learnt.
+    /// The time of the boot clock when `latest` was set.
     learnt: Duration,
 }
 
@@ -119,7 +119,8 @@ impl SteadyClock {
         }
     }
 
-    /// Returns the present moment; its wall-clock time is never before the learnt time.
+    /// Returns the present moment. Its wall-clock time is never before the latest one that was passed to
+    /// [`Self::learn`], plus the time since then.
     pub fn now(&self) -> Now {
         Now {
             wall: Timestamp::now().max(self.at(since_boot())),
@@ -127,7 +128,7 @@ impl SteadyClock {
         }
     }
 
-    /// Returns the earliest possible time at which the boot clock shows `boot`.
+    /// Returns the wall-clock time when the boot clock shows `boot`, counted from `latest`.
     fn at(&self, boot: Duration) -> Timestamp {
         let passed = boot.saturating_sub(self.learnt);
         self.latest.checked_add(passed).unwrap_or(self.latest)

@@ -17,7 +17,8 @@ use super::{Flow, FlowEntry, OutboundPacket, TCP_PARTIAL, UDP_IDLE, max_lifetime
 /// The size of the table of foreign flows.
 pub const FOREIGN_FLOWS: u32 = 1 << 14;
 
-/// For a local UDP port: the times until which an outbound datagram may be a reply although its flow has no mark.
+/// The times until which an outbound datagram from a local UDP port may be a reply, although its flow is not marked as
+/// foreign.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -41,18 +42,19 @@ impl VolatileRef<'_, ForeignPort> {
     }
 }
 
-/// One CPU's count of new marks, to detect that marks of foreign flows may have been evicted.
+/// One CPU's count of newly marked foreign flows, from which the program detects that older marks may have been
+/// evicted.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Crowding {
     /// The start of the counting period, in seconds.
     pub since: u32,
-    /// The number of new marks in this period.
+    /// The number of flows that were newly marked as foreign in this period.
     pub marks: u32,
 }
 
-/// The state of foreign marks on all interfaces.
+/// The state of marking foreign flows, those that the remote side initiated, on all interfaces.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -60,7 +62,8 @@ pub struct Marking {
     /// The interface slots on which the flow tracker may create UDP flows, one bit each: foreign flows are marked there,
     /// and the ports of older sockets are known. Written by userspace.
     pub armed: u64,
-    /// The time until which a mark may be missing because it was evicted, in seconds. Written by the kernel programs.
+    /// The time until which the mark of a foreign flow may be missing because it was evicted, in seconds. Written by
+    /// the kernel programs.
     pub crowded_until: u64,
 }
 
@@ -78,14 +81,14 @@ impl VolatileRef<'_, Marking> {
     }
 }
 
-/// The evidence about a flow's origin besides the flow tables.
+/// The knowledge about the side that initiated a flow, besides the entries of the flow tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origins {
     /// Whether the receive path marks foreign flows, and the ports of older sockets are known.
     pub is_armed: bool,
     /// The times that are recorded for the flow's local port.
     pub port: ForeignPort,
-    /// The time until which a mark may be missing because it was evicted, in seconds.
+    /// The time until which the mark of a foreign flow may be missing because it was evicted, in seconds.
     pub crowded_until: u32,
 }
 
@@ -98,7 +101,7 @@ pub enum Table {
     Own,
     /// The packet changes the table of foreign flows, and an own entry of the same flow is removed.
     Foreign,
-    /// The entry of the own flow does not decide it: call [`OutboundPacket::decide`].
+    /// The table of own flows does not decide which table changes: call [`OutboundPacket::decide`].
     Undecided,
 }
 
@@ -312,7 +315,7 @@ impl Origins {
 }
 
 impl Crowding {
-    /// Counts a new mark at `now` (in seconds), on one of `cpus` CPUs.
+    /// Counts a flow that was newly marked as foreign at `now` (in seconds), on one of `cpus` CPUs.
     ///
     /// Returns whether the number of new marks in the last [`UDP_IDLE`] seconds may have evicted older ones.
     #[inline(always)]

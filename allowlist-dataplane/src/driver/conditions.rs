@@ -24,11 +24,12 @@ mod virtio {
         GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_UFO | GUEST_USO4 | GUEST_USO6;
 }
 
-/// The known conditions of one driver.
+/// The known conditions under which a driver accepts a native XDP program.
 pub(super) struct Conditions {
     /// Whether the driver restarts the interface when the first native program is attached.
     pub(super) resets: bool,
-    /// Whether [`Driver::obstacle`] checks each condition of the driver.
+    /// Whether [`Driver::obstacle`] checks every condition of the driver, so that the driver accepts a native program
+    /// if no obstacle is found.
     pub(super) complete: bool,
     largest_mtu: fn(&Driver) -> Option<u32>,
 }

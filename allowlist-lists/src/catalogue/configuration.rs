@@ -97,8 +97,8 @@ impl Provider {
         text
     }
 
-    /// Returns the source table that the provider stands for by default, or its number of built-in prefixes, as comment
-    /// lines.
+    /// Returns the provider's source table with the default regions and parameters as comment lines, or for a built-in
+    /// list the number of its prefixes.
     fn expanded(&self) -> String {
         let List::Fetched(source) = &self.list else {
             let count = self.prefixes(&[]).len();
@@ -121,14 +121,14 @@ impl Provider {
 }
 
 impl Parameter {
-    /// Returns the parameter's default if the configuration could set it. A pattern for "all" could not be set and
-    /// yields `None`.
+    /// Returns the parameter's default, or `None` if it has none or if a configuration could not set that value: the
+    /// default may be a regular expression that matches all values.
     fn shown_default(&self) -> Option<&str> {
         let default = self.default.as_deref();
         default.filter(|default| self.check(default).is_ok())
     }
 
-    /// Returns an example of a value of the parameter for a generated configuration.
+    /// Returns an example value of the parameter for a generated configuration.
     fn example(&self) -> &str {
         let first = self.values.first().map(String::as_str);
         let known = self.shown_default().or(first);

@@ -14,8 +14,8 @@ use super::Region;
 /// The name of the placeholder (`{region}`) that the chosen regions replace.
 const REGION: &str = "region";
 
-/// Returns `source` with `{region}` replaced for `regions` and other placeholders by `values`; a placeholder without a
-/// value stays.
+/// Returns the source table `source` with `{region}` replaced by the values of `regions`, and each other placeholder by
+/// its value in `values`. A placeholder without a value stays.
 pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str, &str>) -> Table {
     let fill = |text: &str| fill_each(text, regions, values);
     let entry = |(key, value): (&String, &Value)| {
@@ -42,8 +42,8 @@ pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str,
     source.iter().map(entry).collect()
 }
 
-/// Changes `page` of the source table `expanded`: an expression that matches any of `regions` becomes one expression
-/// for each region, since each region that the configuration names must be on the page.
+/// Replaces each regular expression of `page` in the source table `expanded` that matches any of `regions` by one
+/// expression for each region, so that a region that is missing on the page is an error.
 pub(super) fn split_page(
     expanded: &mut Table,
     source: &Table,
@@ -68,8 +68,8 @@ pub(super) fn split_page(
     }
 }
 
-/// Returns `text` with its placeholders replaced, once for each region, or once in all if it does not contain
-/// `{region}`.
+/// Returns `text` with its placeholders replaced: one text for each region, or one text in all if `text` does not
+/// contain `{region}`.
 fn fill_each(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> Vec<String> {
     if !has_region(text, regions) {
         return vec![fill(text, |name| values.get(name).copied())];
@@ -83,8 +83,8 @@ fn fill_each(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> 
     regions.iter().map(for_region).collect()
 }
 
-/// Returns `text` with its placeholders replaced, and `{region}` by a regular expression that matches each of the
-/// regions.
+/// Returns `text` with `{region}` replaced by a regular expression that matches any of `regions`, and the other
+/// placeholders by their values.
 fn fill_choice(text: &str, regions: &[&Region], values: &BTreeMap<&str, &str>) -> String {
     let choices: Vec<_> = regions.iter().map(|region| region.value.as_str()).collect();
     let choice = format!("(?:{})", choices.join("|"));

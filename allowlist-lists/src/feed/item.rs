@@ -77,8 +77,8 @@ impl<'r> Filter<'r> {
         }
     }
 
-    /// Returns whether an item of the list meets every condition. `field` returns the text of a field of the item, or
-    /// `None` if the item lacks it.
+    /// Returns whether an item of the list meets every condition, and records the values that the item has. `field`
+    /// returns the text of a field of the item, or `None` if the item lacks it.
     pub(super) fn passes(&mut self, field: impl Fn(&Column) -> Option<String>) -> bool {
         let mut passes = true;
         for (condition, occurred) in self.conditions.iter().zip(&mut self.has_occurred) {

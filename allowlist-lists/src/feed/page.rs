@@ -59,7 +59,8 @@ fn parts(document: &Document, rules: &Page, today: Date) -> Result<List, FeedErr
     Ok(list)
 }
 
-/// Returns whether the text contains an HTML element. The HTML parser accepts any text, so it does not find out.
+/// Returns whether the text contains an HTML element. The HTML parser accepts any text, so its success does not show
+/// this.
 fn has_element(text: &str) -> bool {
     text.as_bytes()
         .windows(2)

@@ -12,21 +12,22 @@ use ipnet::IpNet;
 
 use super::{Before, Rejection, Within};
 
-/// The number of addresses by which a list may always grow: those of an IPv4 /20 and an IPv6 /28.
+/// The number of addresses by which a list may always grow, independent of `max_growth`: those of an IPv4 /20 and an
+/// IPv6 /28.
 ///
-/// The growth of a small list is large in percent, so `max_growth` alone would reject it.
+/// A small gain is already a large percentage of a small list, so `max_growth` alone would reject it.
 const FREE_GROWTH: PerFamily = PerFamily {
     v4: 1 << 12,
     v6: 1 << 100,
 };
-/// The number of addresses by which a local file may always grow, since its owner edits it: an IPv4 /16 and an IPv6
-/// /20.
+/// The number of addresses by which a list in a local file may always grow, independent of `max_growth`: those of an
+/// IPv4 /16 and an IPv6 /20. It is larger than for other lists, since the operator edits the file.
 const FREE_GROWTH_OF_FILES: PerFamily = PerFamily {
     v4: 1 << 16,
     v6: 1 << 108,
 };
 
-/// The text with which all notes about the size of a list begin.
+/// The start of every note about the size of a list, by which [`without_notes`] recognises the notes of [`notes`].
 const NOTE: &str = "covers ";
 
 /// An address family.
@@ -42,7 +43,7 @@ impl Family {
     /// Both families.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Returns a function that tells whether a prefix belongs to this family.
+    /// Returns a function that returns whether a prefix belongs to this family.
     pub(super) fn is_family(self) -> fn(&IpNet) -> bool {
         match self {
             Self::V4 => is_v4,
@@ -124,8 +125,9 @@ pub(super) fn check_addresses(
 /// The added addresses are compared with three numbers: those of the last list, those of the list at the start of the
 /// growth window, and the fewest that were active within the window.
 ///
-/// A list that adds no address to the active ones is not rejected. So all that is active at the end of any window was
-/// active at its start, or was compared with a number that is no greater than the one at its start.
+/// A list that adds no address to the active ones is not rejected. Therefore each address that is active at the end of
+/// a growth window was active at its start, or was added by a list whose growth was compared with at most the number at
+/// the start.
 pub(super) fn check_growth(
     source: &Source,
     before: Before<'_>,
@@ -177,9 +179,9 @@ pub(super) fn check_growth(
     Ok(())
 }
 
-/// Returns two lists: the prefixes that are active now, and those that would be active with the list `new`.
+/// Returns two lists of prefixes: those that are active now, and those that would be active with the list `new`.
 ///
-/// A list that is the whole result is not copied.
+/// A list that is returned unchanged is borrowed, not copied.
 fn activities<'l>(
     source: &Source,
     before: Before<'l>,

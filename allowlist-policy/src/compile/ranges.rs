@@ -87,7 +87,7 @@ impl Pool for Words<'_> {
     fn prefetch(&self, _place: u32) {}
 }
 
-/// A part of a range table: one entry of a root, and the words to append to the pool for this entry.
+/// The part of a range table below one entry of a root: the value of the entry, and the words to append to the pool.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Part {
     /// The value of the root's entry.

@@ -9,18 +9,21 @@ use ipnet::IpNet;
 use super::CompileError;
 use crate::policy::{Feed, Origin, Policy, Snapshot, Source};
 
-/// All shares of changing lists together are `max_prefixes` divided by this number.
+/// The part of `max_prefixes` that is reserved for lists that can change, in equal shares: one divided by this number.
 const SHARES: usize = 4;
-/// The reserve for prefixes added by command is `max_prefixes` divided by this number.
+/// The part of `max_prefixes` that is reserved for prefixes added by command: one divided by this number.
 const RESERVE: usize = 8;
-/// The minimum of the reserve for prefixes added by command, in prefixes.
+/// The minimum number of prefixes that is reserved for prefixes added by command.
 const LEAST_RESERVE: usize = 64;
 
-/// Checks that the lists in `snapshot` fit tables of `max_prefixes`. Sources without a list are ignored.
+/// Checks that the lists in `snapshot` fit tables of `max_prefixes` prefixes. Sources without a list are ignored.
+///
+/// A list that can change and is no larger than its reserved share always fits, and so do prefixes added by command
+/// within their reserve. The other lists together must not exceed `max_prefixes`.
 ///
 /// # Errors
-/// The prefixes exceed `max_prefixes`. The error has the number of prefixes outside of shares and reserve, and the
-/// largest list among these.
+/// The lists exceed `max_prefixes`. The error has the number of prefixes that count towards the limit, and the largest
+/// list that counts.
 pub fn require_room(
     policy: &Policy,
     snapshot: &Snapshot,

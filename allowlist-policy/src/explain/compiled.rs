@@ -52,16 +52,14 @@ impl<'t> Judge<'t> {
     }
 }
 
-/// The index of the interface row to use. All rows are equal until a publish writes those of limited services, so any
-/// does.
+/// The slot whose interface row is read. Compiled tables have equal rows in all slots, so any slot would do.
 const SLOT: usize = 0;
 
 /// The compiled tables as the kernel program on one interface reads them.
 pub struct OnInterface<'t> {
     tables: &'t Tables,
     control: Control,
-    /// The service table for this interface, if a service is limited to interfaces there; `None` to use the common
-    /// table.
+    /// The service table of this interface if a service names the interface; `None` to use the common table.
     limited: Option<Box<ServiceTable>>,
 }
 

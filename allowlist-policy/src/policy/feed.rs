@@ -37,17 +37,17 @@ pub struct Feed {
 /// Ages grow by the time between answers and contain no time of day, so setting the clock does not change them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PastChange {
-    /// The age of the newest of these changes, in seconds.
+    /// The age of the newest change in this entry, in seconds.
     pub seconds: u64,
-    /// The age of the oldest of these changes, in seconds.
+    /// The age of the oldest change in this entry, in seconds.
     pub oldest_seconds: u64,
-    /// The prefixes that are in the list after these changes and not before them; sorted.
+    /// The prefixes that these changes together added to the list; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added: Vec<IpNet>,
-    /// The prefixes that are in the list before these changes and not after them; sorted.
+    /// The prefixes that these changes together removed from the list; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<IpNet>,
-    /// The smallest number of addresses that were active just before one of these changes, grace prefixes included.
+    /// The smallest number of addresses that were active just before a change in this entry, grace prefixes included.
     /// `None` if an older version of the program stored the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fewest: Option<PerFamily>,
@@ -105,11 +105,11 @@ pub struct Fetched {
     pub fetched: Timestamp,
     /// The validators for the next conditional requests, one for each URL; empty if there are none.
     pub validators: Vec<Validator>,
-    /// The time until the next fetch that the origin asks for, such as a DNS record's time to live; `None` to use
+    /// The time until the next fetch that the origin states, such as a DNS record's time to live; `None` to use
     /// `every`.
     pub again: Option<Duration>,
-    /// The address families in which the query for a name failed. The source keeps its previous prefixes of these
-    /// families, since `prefixes` may lack some.
+    /// The address families in which the query for a name failed. The source keeps its previous prefixes of the
+    /// families listed here, since `prefixes` may lack some.
     pub kept: Vec<Family>,
 }
 

@@ -42,14 +42,14 @@ pub struct Json {
     pub selects: Vec<Select>,
     /// How a selected JSON node is converted to prefixes.
     pub item: Item,
-    /// The conditions on members of a JSON document; in JSON lines, only lines that meet all of them are read.
+    /// The conditions on members of a JSON document; in JSON lines, only lines that meet every condition are read.
     pub filter: Vec<Condition>,
 }
 
 /// The options of [`Format::Csv`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Csv {
-    /// The pattern of the header of the table column to read.
+    /// The columns to read, each with one token or more in a row.
     pub columns: Vec<Column>,
     /// How a row is converted to prefixes.
     pub item: Item,
@@ -354,7 +354,8 @@ impl Pattern {
         self.0.is_match(text)
     }
 
-    /// Returns what the pattern's first group matches in `text`, or the whole match if the pattern has no group.
+    /// Returns the part of `text` that the pattern's first group matches, or the whole match if the pattern has no
+    /// group.
     ///
     /// `None` means that the pattern does not match.
     pub fn first_group<'t>(&self, text: &'t str) -> Option<&'t str> {

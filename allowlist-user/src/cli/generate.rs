@@ -20,7 +20,7 @@ const SECTION: &str = "8";
 /// Options of `completions`.
 #[derive(Debug, Args)]
 pub struct Completions {
-    /// The shell that reads them
+    /// The shell for which to print the script
     #[arg(value_enum)]
     pub shell: Shell,
 }
@@ -28,7 +28,7 @@ pub struct Completions {
 /// Options of `man`.
 #[derive(Debug, Args)]
 pub struct Pages {
-    /// The folder of the pages; created if it is missing
+    /// The folder to write the pages to; created if it is missing
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
 }

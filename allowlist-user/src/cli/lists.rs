@@ -15,13 +15,13 @@ use crate::export;
 pub struct Fetch {
     /// A source of the configuration, or a provider of the catalogue
     pub name: String,
-    /// Only this region of a provider; repeatable
+    /// Fetch only this region of the provider; repeatable
     #[arg(long, value_name = "CODE")]
     pub region: Vec<String>,
     /// A parameter of a provider, such as subdomain=acme; repeatable
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameter: Vec<(String, String)>,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -29,18 +29,18 @@ pub struct Fetch {
 /// Options of `providers`.
 #[derive(Debug, Args)]
 pub struct Providers {
-    /// One provider.
+    /// The command for one provider; `None` to list providers.
     #[command(subcommand)]
     pub show: Option<ProvidersCommand>,
-    /// Only providers with this word in their name, title or description
+    /// Print only providers with this word in their name, title or description
     pub word: Option<String>,
-    /// Only providers whose compiled-in list, or last-good list of a configured source, contains this address
+    /// Print only providers whose compiled-in list, or last-good list of a configured source, contains this address
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
     /// With --address: also search the lists of all entries that need no parameter, fetched now
     #[arg(long, requires = "address")]
     pub fetch: bool,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -52,7 +52,7 @@ pub enum ProvidersCommand {
     Show {
         /// The provider's name
         name: String,
-        /// The output format.
+        /// Whether the output is text or JSON.
         #[command(flatten)]
         output: Output,
     },
@@ -61,9 +61,9 @@ pub enum ProvidersCommand {
 /// Options of `diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// Only this source
+    /// Print the changes of this source only
     pub source: Option<String>,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -71,12 +71,12 @@ pub struct Diff {
 /// Options of `history`.
 #[derive(Debug, Args)]
 pub struct History {
-    /// Only this source
+    /// Print the changes of this source only
     pub source: Option<String>,
-    /// The number of events, counted from the newest
+    /// The number of events to print, counted from the newest
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub count: usize,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -91,7 +91,7 @@ pub struct Accept {
     /// Skip the lockout check: accept the list even if it cuts your own connection
     #[arg(long)]
     pub force: bool,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -99,10 +99,10 @@ pub struct Accept {
 /// Options of `export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// The format; docs/export.md describes how to load each
+    /// The export format; docs/export.md describes how to load each
     #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(export::Format::ALL.map(export_value)).map(export_format))]
     pub format: export::Format,
-    /// Only this source [default: all that services allow]
+    /// Export only this source [default: all that services allow]
     pub source: Option<String>,
     /// Fetch every list now instead of reading the last-good lists on disk
     #[arg(long)]
@@ -113,10 +113,10 @@ pub struct Export {
     /// The TCP port to open, where the format has ports
     #[arg(long, value_name = "PORT", default_value_t = export::Options::PORT)]
     pub port: u16,
-    /// mysql-grant: the user of the accounts
+    /// The user of the MySQL accounts, for mysql-grant
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
-    /// mysql-grant: the database
+    /// The database that the MySQL accounts may read, for mysql-grant
     #[arg(long, value_name = "DATABASE")]
     pub database: Option<String>,
 }

@@ -192,7 +192,7 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// Reports all keys of the table that are not in `known`.
+    /// Reports each key of the table that is not in `known` as a mistake.
     pub(in crate::config) fn only(&self, known: &[&str], problems: &mut Problems) {
         for name in self.entries.keys() {
             if !known.contains(&name.get_ref().as_ref()) {

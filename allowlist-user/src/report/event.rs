@@ -123,7 +123,7 @@ const fn is_malformed(event: &Event) -> bool {
     event.reason == Reason::Malformed as u8
 }
 
-/// Returns the cause of the reason `malformed`; `None` for other reasons.
+/// Returns the cause of an event with the reason `malformed`; `None` for other events.
 fn cause(event: &Event) -> Option<&'static str> {
     Malformed::from_number(event.cause).map(Malformed::name)
 }

@@ -8,7 +8,8 @@ use allowlist_policy::Select;
 use serde_json::Value;
 use serde_json_path::JsonPath;
 
-/// The selectors of a list and the parts of their unions, each of which has to match a node in at least one document.
+/// The `JSONPath` selectors of a list, with each alternative of their unions (`['a','b']`) as a selector of its own.
+/// Each has to match a node in at least one document of the list.
 pub(super) struct Probes(Vec<Probe>);
 
 struct Probe {
@@ -51,7 +52,7 @@ impl Probes {
         Self(probes)
     }
 
-    /// Records the selectors that match in `document`, one of the documents of the list.
+    /// Records the selectors that match a node in `document`, one of the documents of the list.
     pub(super) fn look_at(&mut self, document: &Value) {
         for probe in self.0.iter_mut().filter(|probe| !probe.is_matched) {
             probe.is_matched = probe.matches(document);
@@ -85,8 +86,8 @@ impl Probe {
         !path.query(document).is_empty() || self.ends_in_nothing(document)
     }
 
-    /// Returns whether the longest part of the path, from its start, that finds a node finds an empty array, whose
-    /// items the next segment selects.
+    /// Returns whether the path ends at an empty array in `document`: the longest part of the path, from its start,
+    /// that matches a node matches an empty array, and the next segment selects array items.
     fn ends_in_nothing(&self, document: &Value) -> bool {
         for (index, segment) in self.segments.iter().enumerate().rev() {
             let Ok(path) = JsonPath::parse(&joined(&self.segments[..index])) else {
@@ -125,8 +126,8 @@ impl Segment {
         }
     }
 
-    /// Returns whether the `JSONPath` segment selects items by index or by content, and so matches nothing in an empty
-    /// array.
+    /// Returns whether the `JSONPath` segment selects array items by index or by a filter, and therefore matches
+    /// nothing in an empty array.
     fn takes_items(&self) -> bool {
         !self.is_descendant
             && self.selectors.iter().all(|text| {

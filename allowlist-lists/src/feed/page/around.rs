@@ -15,8 +15,8 @@ use super::words::LONGEST_LABEL;
 /// The maximum number of headers of a cell that are searched for an announcement. Tables have one or two.
 const MOST_HEADERS: usize = 3;
 
-/// The announcement about addresses, such as their removal, that is worst among several texts, and the text that
-/// contains it.
+/// The worst announcement about some addresses, such as that they were removed, among those of several texts; with the
+/// text that makes it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said<'d> {
     pub fate: Fate,
@@ -67,7 +67,8 @@ impl Judged<'_> {
     }
 }
 
-/// The worst announcement in the labels that apply to a line, and the innermost table cell among their scopes.
+/// The worst announcement in the labels that apply to a line of a page, with the innermost table cell to which one of
+/// these labels belongs.
 #[derive(Clone, Copy, Default)]
 struct Labelled<'d> {
     said: Said<'d>,
@@ -160,7 +161,7 @@ impl<'d> Around<'d> {
     }
 }
 
-/// Returns the announcement about a row's addresses in its cells below headers such as "Deprecated".
+/// Returns the announcement about the addresses of a table row that its cells below headers such as "Deprecated" make.
 fn below_headers(document: &Document, row: &Row, known: &mut OfTexts<bool>) -> Fate {
     let mut fate = Fate::Stays;
     for cell in &row.cells {

@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use super::words::chars::{is_invisible, is_override};
 
-/// The reason why the characters before and after a place in a line may not belong together, in ascending order of
-/// strength.
+/// The reason why the characters before and after a place in a line of a page may not belong to one word, in ascending
+/// order of strength.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mark {
     /// An element, a comment or a picture begins or ends at the place, between two hexadecimal digits.
@@ -19,7 +19,8 @@ pub(super) enum Mark {
     Raised,
 }
 
-/// The places and ranges of a line at which its text is not plain.
+/// The places and ranges of a page's line whose text a reader sees differently than it is written, such as crossed-out
+/// text.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     /// The marked places as byte offsets in the line's text, ascending. For superscript or subscript text, it is the

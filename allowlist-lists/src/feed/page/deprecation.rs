@@ -74,7 +74,7 @@ const USED: [&str; 9] = [
     "required",
     "available",
 ];
-/// Words after which an announcement is conditional or is about other addresses.
+/// Words that make the announcement before or after them conditional, or make it about other addresses.
 const OF_OTHERS: [&str; 26] = [
     "replaces",
     "replace",
@@ -163,11 +163,12 @@ const FILLERS: [&str; 57] = [
     "down",
     "end",
 ];
-/// The maximum distance, in words, between an auxiliary verb and its verb.
+/// The maximum distance, in words, between an auxiliary verb and its participle, as in "will be removed".
 const REACH: usize = 5;
-/// The maximum distance, in words, between a verb and its date.
+/// The maximum distance, in words, between a verb that announces a removal and the date of the removal.
 const DATE_REACH: usize = 8;
-/// The maximum length, in words, of a segment of a text that can consist of an announcement only.
+/// The maximum number of words in a segment of a text, such as a clause between commas, that may consist of an
+/// announcement only.
 const MOST_ALONE: usize = 16;
 const MONTHS: [&str; 12] = [
     "january",
@@ -184,7 +185,8 @@ const MONTHS: [&str; 12] = [
     "december",
 ];
 
-/// An announcement in a text about the addresses that it concerns, such as their removal, from best to worst.
+/// The announcement that a text makes about the addresses it concerns, such as their removal; ordered from best to
+/// worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Fate {
     /// The text announces nothing, so the addresses stay valid.

@@ -45,7 +45,7 @@ pub(super) struct Line {
     pub is_hidden: bool,
 }
 
-/// An element of a page whose lines belong together: a list item, a definition, a cell, or another paragraph.
+/// An element of a page whose lines belong together: a list item, a definition, a table cell, or another paragraph.
 #[derive(Debug, Default)]
 pub(super) struct Container {
     pub lines: Vec<usize>,
@@ -92,7 +92,7 @@ impl Document {
 struct Walk {
     document: Document,
     buffer: Buffer,
-    /// The visible lines that open hidden elements interrupt, outermost first.
+    /// The unfinished visible lines, outermost first, that a hidden element interrupts whose end has not been read yet.
     interrupted: Vec<Buffer>,
     headings: Vec<(u8, Rc<str>)>,
     section: Rc<[Rc<str>]>,
@@ -104,7 +104,7 @@ struct Walk {
     last_id: usize,
     code: usize,
     struck_out: usize,
-    /// The number of open terms, summaries and captions, whose text is a label however long it is.
+    /// The number of open terms, summaries and captions; text in such an element is a label even if it is long.
     terms: usize,
     is_in_head: bool,
     is_heading: bool,
@@ -344,7 +344,7 @@ impl Walk {
         });
     }
 
-    /// Adds a line that the page does not show, which has no effect on other lines.
+    /// Adds the text of a hidden element, with the addresses `found` in it, as a line that does not affect other lines.
     fn hide_line(&mut self, text: String, found: Vec<Found>) {
         let labels = self.scope().labels.clone();
         self.document.lines.push(Line {

@@ -60,7 +60,7 @@ impl Column {
     }
 }
 
-/// A cell that is beside others in a table row; it may start in a row above and span this one.
+/// A cell of the current table row, or a cell of a row above that spans the current row.
 #[derive(Clone, Copy)]
 struct Beside {
     id: CellId,

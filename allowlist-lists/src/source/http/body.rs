@@ -99,7 +99,8 @@ fn last_word<'h>(headers: &'h HeaderMap, name: &reqwest::header::HeaderName) -> 
     Some(line.to_str().ok()?.rsplit(',').next()?.trim())
 }
 
-/// Returns whether the body is gzip data, which every request permits. Fails for any other compression.
+/// Returns whether the response body is gzip data, by Content-Encoding. Fails for any other compression, since requests
+/// permit only gzip.
 ///
 /// Other words in Content-Encoding, such as `utf-8`, have no meaning there and are ignored.
 fn is_gzip(headers: &HeaderMap) -> Result<bool, FetchErrorCause> {

@@ -7,10 +7,8 @@ use super::client::Clients;
 use super::request::classify;
 use crate::source::FetchErrorCause;
 
-/// Sends `body`, a JSON document, by an HTTP POST request to the first URL of `http`.
-///
-/// # Returns
-/// The status that the server answered.
+/// Sends `body`, a JSON document, by an HTTP POST request to the first URL of `http`, and returns the status of the
+/// answer.
 ///
 /// # Errors
 /// The request failed, so there was no answer.

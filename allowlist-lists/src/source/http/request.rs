@@ -65,7 +65,7 @@ pub(super) enum FetchResult {
     Body(Box<Body>),
 }
 
-/// A complete response to a request, with what the next request needs.
+/// A complete response to a request, with its validators and the URL of a next page.
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
     pub(super) validator: Validator,
@@ -247,7 +247,7 @@ impl<'s> Session<'s> {
     }
 }
 
-/// Returns the validators for the next request, from the `headers` of a response of `target`.
+/// Returns the conditional headers for a request to `target`, from the validators `known` of the last response.
 fn validators(target: &RequestTarget, known: &Validator) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, value: &Option<String>| {
@@ -263,7 +263,7 @@ fn validators(target: &RequestTarget, known: &Validator) -> HeaderMap {
     headers
 }
 
-/// Returns the validator for the next request.
+/// Returns the validators in `headers`, the response headers of `target`, which make the next request conditional.
 fn validator(target: &RequestTarget, headers: &HeaderMap) -> Validator {
     let text = |name: HeaderName| {
         let text = headers.get(name)?.to_str().ok()?;
@@ -326,7 +326,7 @@ fn refused(response: &Response) -> Failure {
     }
 }
 
-/// Returns whether the response is a test for browsers, by the headers of the services that send such tests.
+/// Returns whether the response is a challenge for browsers, by the headers of the services that send such challenges.
 fn is_challenge(headers: &HeaderMap) -> bool {
     const HEADERS: [&str; 4] = [
         "cf-mitigated",
@@ -378,7 +378,7 @@ async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
     Ok(headers)
 }
 
-/// Returns the cause of a request's failure `error`, with the remedy that fits the options `http`.
+/// Returns the failed request's `error` as a cause with a remedy that fits the options `http`.
 pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
     if let Some(refused) = chain(error).find_map(|error| error.downcast_ref::<AddressError>()) {
         return refused.clone().into();

@@ -10,7 +10,7 @@ use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
 use super::Chunks;
 
-/// The alignment of host chunks, in words.
+/// The alignment in the pool of chunks for the hosts of one /64 network, in 8-byte words.
 const QUAD: usize = 4;
 
 const _: () = assert!(

@@ -75,7 +75,7 @@ const SECTIONS: [&str; 12] = [
 const BEFORE_NUMBER: [&str; 10] = [
     "no", "nr", "number", "is", "=", "than", "newer", "later", "higher", "older",
 ];
-/// Words after "or" and "and" that only follow a version number.
+/// Words that show, after "or" or "and", that the number before is a version number: "2.4.1.3 or later".
 const NEWER: [&str; 10] = [
     "newer", "later", "higher", "above", "greater", "up", "upwards", "earlier", "older", "onwards",
 ];
@@ -83,7 +83,7 @@ const NEWER: [&str; 10] = [
 const LAST_SECTION: u8 = 30;
 /// The greatest number in a dotted section number (such as 2.4.1.20) of a line that is not a heading.
 const LAST_SECTION_IN_TEXT: u8 = 20;
-/// The maximum distance in bytes between two words that belong together.
+/// The maximum number of bytes between two words that can belong to one phrase, such as a range.
 const NEAR: usize = 6;
 
 /// A line of a page, divided into words, with the class of each word.
@@ -366,7 +366,8 @@ pub(in crate::feed::page) fn is_netmask(text: &str) -> bool {
 pub(in crate::feed::page) enum End {
     First,
     Last,
-    /// The label is "From": the first address of a range, or the state before a change.
+    /// The label is "From": the address is the first of a range, or the old one of a change from one address to
+    /// another.
     From,
     To,
 }
