@@ -94,7 +94,7 @@ impl Dataplane {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
             bail!(
-                "{}: cannot attach the filter, because it was detached; start it again with `allowlist run`",
+                "{}: cannot attach the filter, because another process has detached it; start it again with `allowlist run`",
                 facts.name
             );
         }
@@ -126,8 +126,9 @@ impl Dataplane {
         let on = match (anothers, on) {
             (Some(link), _) => Some(self.adopt_link((program, &loaded), &link, slot, facts)?),
             (None, Some(mode)) if wanted.fits(mode) => {
-                replace(program, &self.pins.link(slot))
-                    .with_context(|| format!("cannot replace the program on {}", facts.name))?;
+                replace(program, &self.pins.link(slot)).with_context(|| {
+                    format!("cannot replace the filter's program on {}", facts.name)
+                })?;
                 Some(mode)
             }
             (None, on) => on,
@@ -203,8 +204,12 @@ impl Dataplane {
                 .program_mut(abi::PROGRAM)
                 .expect("load_program loaded it")
                 .try_into()?;
-            replace(program, &pin)
-                .with_context(|| format!("cannot replace the program on {}", name_of(&recorded)))?;
+            replace(program, &pin).with_context(|| {
+                format!(
+                    "cannot replace the filter's program on {}",
+                    name_of(&recorded)
+                )
+            })?;
             let identity = self.identities.get(&slot, 0)?;
             self.identities.set(slot, loaded.of(identity), 0)?;
             self.keep_programs(slot, object);
@@ -247,11 +252,18 @@ impl Dataplane {
         take_off_if_pinned(&pin)?; // of an interface that is gone
         self.has_replaced = true;
         replace(program, link).with_context(|| {
-            format!("cannot replace another version's program on {}", facts.name)
+            format!(
+                "cannot replace another version's filter program on {}",
+                facts.name
+            )
         })?;
         self.record(slot, facts, mode, loaded)?;
-        fs::rename(link, &pin)
-            .with_context(|| format!("cannot move the pin {}", link.display()))?;
+        fs::rename(link, &pin).with_context(|| {
+            format!(
+                "cannot move the link's pin {} to the pin folder of this version",
+                link.display()
+            )
+        })?;
         Ok(mode)
     }
 
@@ -299,7 +311,11 @@ impl Dataplane {
                 let (link, ..) = new_link(program, facts, old.wanted())
                     .with_context(|| format!("{error:#}; {} is NOT filtered now", facts.name))?;
                 self.pin(slot, facts, (old, loaded), link)?;
-                Err(error.context(format!("{} stays in {} mode", facts.name, old.name())))
+                Err(error.context(format!(
+                    "{}: the XDP program stays in {} mode",
+                    facts.name,
+                    old.name()
+                )))
             }
         }
     }

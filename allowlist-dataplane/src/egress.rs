@@ -95,7 +95,7 @@ impl Dataplane {
             self.attach_egress(program, slot, (facts, &recorded), hook)
                 .with_context(|| {
                     format!(
-                        "cannot attach the flow tracker to {}; return_traffic = \"established\" or \"off\" does without it",
+                        "cannot attach the flow tracker to {}; return_traffic = \"established\" and return_traffic = \"off\" do not need it",
                         facts.name
                     )
                 })?
@@ -174,7 +174,8 @@ impl Dataplane {
             match attach_first(program, &facts.name) {
                 Ok(id) => {
                     let link: FdLink = program.take_link(id)?.try_into()?;
-                    link.pin(&pin).context("cannot pin the link")?;
+                    link.pin(&pin)
+                        .context("cannot pin the flow tracker's link")?;
                     if recorded.egress == BY_CLSACT && recorded.index == facts.index {
                         remove_filter(&facts.name); // an older kernel's, or a test's
                     }
@@ -242,7 +243,12 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
     let program: &mut SchedClassifier = object
         .programs_mut()
         .find_map(|(_, program)| program.try_into().ok())
-        .with_context(|| format!("the kernel object has no program {}", abi::TRACKER_PROGRAM))?;
+        .with_context(|| {
+            format!(
+                "the embedded eBPF object has no program {}; reinstall allowlist",
+                abi::TRACKER_PROGRAM
+            )
+        })?;
     if program.fd().is_err() {
         program
             .load()

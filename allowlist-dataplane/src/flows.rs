@@ -33,9 +33,9 @@ pub(super) struct Flows {
 impl Flows {
     pub(super) fn take(object: &mut Ebpf) -> Result<Self> {
         let mut take = |name: &str| -> Result<Table> {
-            let map = object
-                .take_map(name)
-                .with_context(|| format!("the kernel object has no map {name}"))?;
+            let map = object.take_map(name).with_context(|| {
+                format!("the embedded eBPF object has no map {name}; reinstall allowlist")
+            })?;
             Ok(map.try_into()?)
         };
         Ok(Self {
@@ -179,7 +179,7 @@ impl Dataplane {
         }
         if let Some(more) = more {
             info!(
-                "resized the flow table for a new max_flows; {more} flows were recorded during the copy"
+                "resized the flow table to the new max_flows; {more} flows that began during the copy were copied last"
             );
         }
         Ok(())

@@ -227,9 +227,9 @@ impl Dataplane {
         let mut flows = Box::new(Flows::take(&mut object)?);
         flows.copy(&pins)?;
         let mut take = |name: &str| {
-            object
-                .take_map(name)
-                .with_context(|| format!("the kernel object has no map {name}"))
+            object.take_map(name).with_context(|| {
+                format!("the embedded eBPF object has no map {name}; reinstall allowlist")
+            })
         };
         migrate::detect_shared_maps(&pins, &mut others)?;
         let mut rcu = GracePeriod::new()?;
@@ -240,7 +240,7 @@ impl Dataplane {
         );
         if control.restore() {
             warn!(
-                "another process changed the control word while no daemon ran; the published word is restored"
+                "another process changed the control word while no daemon ran; restored the published control word"
             );
         }
         Ok(Self {
@@ -315,7 +315,12 @@ impl Dataplane {
         let mut object = self.load(slot, trace)?;
         let program: &mut Xdp = object
             .program_mut(abi::PROGRAM)
-            .with_context(|| format!("the kernel object has no program {}", abi::PROGRAM))?
+            .with_context(|| {
+                format!(
+                    "the embedded eBPF object has no program {}; reinstall allowlist",
+                    abi::PROGRAM
+                )
+            })?
             .try_into()?;
         program
             .load()
@@ -384,5 +389,7 @@ fn pool_words(pins: &Pins) -> Result<u32> {
         return Ok(abi::MIN_POOL_WORDS);
     }
     let words = Generations::open(pins)?.words() - ranges::FIXED;
-    u32::try_from(words).map_err(|_| Error::message("the tables are too large"))
+    u32::try_from(words).map_err(|_| {
+        Error::message("the tables of a generation are too large for the kernel program")
+    })
 }

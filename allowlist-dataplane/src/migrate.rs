@@ -193,7 +193,7 @@ impl Dataplane {
         }
         if self.has_replaced {
             warn!(
-                "the migration is incomplete: some interfaces have the program of this version, others that of another; the next start continues"
+                "the migration from another version is incomplete: some interfaces have this version's program, others the other version's; the next start continues the migration"
             );
             return Ok(true);
         }

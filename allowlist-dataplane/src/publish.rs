@@ -20,7 +20,7 @@ use crate::error::{Context as _, Result, bail};
 use crate::netlink::index_of;
 use crate::sockets;
 
-/// The tables that this process published last, and the changes in place since.
+/// The tables that this process published last, and the changes that it made in place since.
 pub(super) struct Published {
     services: Box<ServiceTable>,
     v4: Vec<(Ipv4Net, Grant)>,
@@ -29,7 +29,8 @@ pub(super) struct Published {
     /// The changes in place that can be reverted, the oldest first: the generation of each, and the state of the prefix
     /// before it.
     undo: VecDeque<(u32, InPlaceUndo)>,
-    /// The last generation that changed a prefix in place and was dropped from `undo`.
+    /// The last generation whose change in place was dropped from `undo`, so that no earlier generation can be
+    /// restored.
     forgotten: u32,
 }
 
@@ -39,16 +40,16 @@ enum LookupBackend {
     Tries(Box<Tries>),
 }
 
-/// The number of changes in place that can be reverted.
+/// The maximum number of changes in place that can be reverted.
 const REMEMBERED: usize = 256;
 
 /// A prefix and its grant; the grant is `None` if the table does not contain the prefix.
 type PrefixGrant = (IpNet, Option<Grant>);
 
-/// The state before a change in place.
+/// The previous state of a prefix that was changed in place, from which the change can be reverted.
 struct InPlaceUndo {
     one: PrefixGrant,
-    /// The previous root entry; `None` if the lookup uses tries.
+    /// The previous value of the prefix's root entry; `None` if the lookup uses tries.
     before: Option<ranges::RootUndo>,
 }
 
@@ -282,7 +283,7 @@ impl Dataplane {
         };
         if published.forgotten > before.generation {
             bail!(
-                "generation {} cannot be restored: too many prefixes have changed since",
+                "generation {} cannot be restored: more than {REMEMBERED} prefixes have changed since",
                 before.generation
             );
         }

@@ -13,7 +13,8 @@ use std::thread;
 use super::sys::{NewMap, bpf_map_create, set_inner_map};
 use crate::error::{Context as _, Error, Result};
 
-/// The thread that waits for grace periods.
+/// The thread that waits for RCU grace periods. A grace period ends once every kernel program that ran at its start has
+/// ended.
 pub(super) struct GracePeriod {
     /// Sends the thread one message for each grace period to wait for.
     ask: Sender<()>,
@@ -59,10 +60,11 @@ impl GracePeriod {
     /// Waits until every grace period that was started has ended.
     pub(super) fn join(&mut self) -> Result<()> {
         while self.waiting > 0 {
-            let waited = self
-                .over
-                .recv()
-                .map_err(|_| Error::message("the thread for RCU grace periods has ended"))?;
+            let waited = self.over.recv().map_err(|_| {
+                Error::message(
+                    "the thread that waits for RCU grace periods has ended; restart the daemon",
+                )
+            })?;
             self.waiting -= 1;
             waited.context("cannot wait for an RCU grace period")?;
         }

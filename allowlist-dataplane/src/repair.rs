@@ -91,7 +91,9 @@ impl Dataplane {
     pub fn repair(&mut self, differences: &[Difference]) -> Result<()> {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
-            bail!("cannot repair the filter: it was detached");
+            bail!(
+                "cannot repair the filter, because another process has detached it; start it again with `allowlist run`"
+            );
         }
         for difference in differences {
             match (difference.kind, &difference.object) {
@@ -152,7 +154,7 @@ pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
         match found {
             Some(map) => {
                 pins.pin_again(map.fd().as_fd(), name)?;
-                info!("the pin of map {name} was missing; the map is pinned again");
+                info!("the pin of map {name} was missing; pinned the map again");
             }
             None => lost.push(name),
         }
@@ -173,7 +175,7 @@ fn identities(pins: &Pins) -> Result<Vec<Identity>> {
     let map: Map = pins.open_map(abi::IDENTITIES)?;
     let map: Array<_, Identity> = map
         .try_into()
-        .context("map IDENTITIES has an unexpected type")?;
+        .context("map IDENTITIES has an unexpected type (expected BPF_MAP_TYPE_ARRAY)")?;
     let slots = (0..MAX_INTERFACES).map(|slot| Ok(map.get(&slot, 0)?));
     slots
         .filter(|identity: &Result<Identity>| {

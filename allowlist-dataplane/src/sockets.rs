@@ -37,41 +37,41 @@ impl State {
 /// A socket of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Socket {
-    /// TCP or UDP.
+    /// The IP protocol number: that of TCP or UDP.
     pub protocol: u8,
     /// The state of the socket.
     pub state: State,
-    /// The local end; an unspecified address stands for all addresses.
+    /// The address and port of the local end; an unspecified address stands for all addresses.
     pub local: SocketAddr,
-    /// The remote end; its port is 0 if the socket is not connected.
+    /// The address and port of the remote end; the port is 0 if the socket is not connected.
     pub remote: SocketAddr,
 }
 
 /// A flow that this host initiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnFlow {
-    /// TCP or UDP.
+    /// The IP protocol number: that of TCP or UDP.
     pub protocol: u8,
-    /// This host's end.
+    /// The address and port of this host's end.
     pub local: SocketAddr,
-    /// The other end.
+    /// The address and port of the remote end.
     pub remote: SocketAddr,
-    /// The phase of a connection.
+    /// The phase of the flow's connection.
     pub phase: Phase,
 }
 
-/// The phase of a connection.
+/// The phase of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Not established yet.
+    /// The connection is not established yet.
     Opening,
-    /// Established; any flow of UDP.
+    /// The connection is established; a UDP flow always has this phase.
     Open,
-    /// Closed by this host.
+    /// This host has closed the connection.
     Closing,
 }
 
-/// The evidence of this host's sockets about older flows.
+/// The flows from before the start of tracking, as far as this host's sockets show them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// The flows of clients: their local port is in the kernel's range of local ports, and no server uses it.
@@ -82,7 +82,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Returns the evidence of a list of sockets. `own_ports` are the ports from which this host connects.
+    /// Returns the flows that a list of sockets shows. `own_ports` are the ports from which this host connects.
     pub fn from_sockets(sockets: &[Socket], own_ports: &RangeInclusive<u16>) -> Self {
         // By protocol and port: other hosts may initiate flows to these.
         let served: BTreeSet<(u8, u16)> = sockets
@@ -155,7 +155,10 @@ pub fn own_ports() -> Result<RangeInclusive<u16>> {
     let mut numbers = text.split_whitespace().map(str::parse);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(first)), Some(Ok(last))) => Ok(first..=last),
-        _ => bail!("{FILE} has no range of ports: {:?}", text.trim()),
+        _ => bail!(
+            "{FILE} has no range of ports such as \"32768 60999\": {:?}",
+            text.trim()
+        ),
     }
 }
 
@@ -214,7 +217,7 @@ fn parse(mut datagram: &[u8], protocol: u8, sockets: &mut Vec<Socket>) -> Result
     while let Some((length, kind)) = header(datagram) {
         ensure!(
             (HEADER..=datagram.len()).contains(&length),
-            "netlink message of {length} bytes in a datagram of {}",
+            "the kernel sent a netlink message of {length} bytes in a datagram of {} bytes",
             datagram.len()
         );
         let body = &datagram[HEADER..length];

@@ -12,8 +12,9 @@ use crate::error::{Error, Result};
 ///
 /// The task runs until it is aborted.
 pub fn print_trace(mut object: Ebpf) -> Result<JoinHandle<()>> {
-    let logger = EbpfLogger::init(&mut object)
-        .map_err(|error| Error::message(format!("cannot read the program's log: {error}")))?;
+    let logger = EbpfLogger::init(&mut object).map_err(|error| {
+        Error::message(format!("cannot read the kernel program's log: {error}"))
+    })?;
     #[expect(
         unsafe_code,
         reason = "the only constructor that tokio does not deprecate"

@@ -78,7 +78,10 @@ impl View {
     pub fn flows(&self) -> Result<(u32, usize)> {
         let map = self.pins.open_map(abi::FLOWS)?;
         let Map::LruHashMap(data) = &map else {
-            bail!("map {} has an unexpected type", abi::FLOWS);
+            bail!(
+                "map {} has an unexpected type (expected BPF_MAP_TYPE_LRU_HASH)",
+                abi::FLOWS
+            );
         };
         let room = data.info()?.max_entries();
         let flows: Table = map.try_into()?;

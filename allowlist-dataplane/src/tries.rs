@@ -42,8 +42,9 @@ impl TrieSlots {
         for name in [abi::TRIES_V4, abi::TRIES_V6] {
             let map = pins.open_data(name)?;
             if inner_map_id(map.fd().as_fd(), slot)?.is_some() {
-                clear_inner_map(map.fd().as_fd(), slot)
-                    .with_context(|| format!("cannot empty slot {slot} of {name}"))?;
+                clear_inner_map(map.fd().as_fd(), slot).with_context(|| {
+                    format!("cannot remove the map in slot {slot} of the map {name}")
+                })?;
             }
         }
         Ok(())
@@ -145,7 +146,8 @@ fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) ->
     let room = u32::try_from(length)
         .unwrap_or(u32::MAX)
         .saturating_add(SPARE);
-    let mut trie = Trie::create(room, BPF_F_NO_PREALLOC).context("cannot create an LPM trie")?;
+    let mut trie = Trie::create(room, BPF_F_NO_PREALLOC)
+        .context("cannot create an LPM trie for the prefixes of a generation")?;
     for (key, grant) in entries {
         trie.insert(&key, grant, 0).with_context(|| {
             format!(

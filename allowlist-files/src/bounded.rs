@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// The time limit of writing a file, sufficient for a busy disk.
+/// The time limit for writing a file, long enough for a busy disk.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// The time limit of reading a file; shorter than [`PATIENCE`], because a start reads several files in sequence.
+/// The time limit for reading a file; shorter than [`PATIENCE`], because a start reads several files in sequence.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The options for opening and reading a file, and the required properties of the file. Use [`Open::state`] or
@@ -36,7 +36,8 @@ pub struct Open {
     pub follows_links: bool,
     /// The required owner of the file.
     pub owner: Owner,
-    /// Whether a file that changes during two reads is an error.
+    /// Whether reading fails if another process writes to the file at the same time. Reading is repeated once before it
+    /// fails.
     pub is_steady: bool,
 }
 
@@ -56,22 +57,24 @@ pub enum ReadError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The file is a directory, symbolic link, pipe, socket or device.
-    #[error("it is {0}, not a regular file")]
+    #[error("the path is {0}, not a regular file")]
     NotRegular(&'static str),
-    /// A read of the file would wait for data, such as of `/proc/kmsg`.
-    #[error("it blocks until there is data to read, so it is not a regular file")]
+    /// A read of the file would wait for data, as that of `/proc/kmsg` does.
+    #[error("the path is not a regular file, since reading it would wait for data")]
     Waits,
     /// The file belongs to this user, who is neither root nor the owner of its directory.
-    #[error("its owner is user {0}, not root or the owner of its directory")]
+    #[error(
+        "the file belongs to user {0}, not to root or the owner of its directory; correct its owner"
+    )]
     OtherOwner(u32),
     /// The file is larger than the limit.
-    #[error("it is larger than {limit} bytes")]
+    #[error("the file is larger than {limit} bytes")]
     TooLarge {
         /// The maximum size in bytes.
         limit: u64,
     },
-    /// The file changed during two reads.
-    #[error("it was modified while it was read")]
+    /// Another process wrote to the file while it was read, also when the read was repeated.
+    #[error("the file was modified while it was read; try again")]
     Unsteady,
 }
 
@@ -148,7 +151,7 @@ impl Open {
         )?
     }
 
-    /// Reads a file; `meanwhile` runs between the read and the check for writes.
+    /// Reads a file; `meanwhile` runs between the read and the check for writes, for tests.
     fn read_steadily(
         self,
         path: &Path,
@@ -258,7 +261,7 @@ fn version(metadata: &Metadata) -> (u64, i64, i64) {
 /// The paths of operations that have exceeded their time limit and not ended.
 static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// The state of a file operation that runs on another thread.
+/// The state of a file operation that runs on a thread of its own.
 enum State<T> {
     Running,
     Done(thread::Result<T>),
@@ -291,7 +294,7 @@ pub fn within<T: Send + 'static>(
     if is_stuck(place) {
         return Err(io::Error::new(
             ErrorKind::TimedOut,
-            "an earlier access to this path exceeded its time limit and has not ended",
+            "an earlier access to this path exceeded its time limit and has not ended; check its file system",
         ));
     }
     let slot = Arc::new(Slot {
@@ -329,7 +332,7 @@ pub fn within<T: Send + 'static>(
             let limit = humantime::format_duration(limit);
             Err(io::Error::new(
                 ErrorKind::TimedOut,
-                format!("no answer within {limit}"),
+                format!("no answer from the file system within {limit}"),
             ))
         }
     }

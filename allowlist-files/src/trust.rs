@@ -46,7 +46,7 @@ pub enum Problem {
 
 /// The error for a path that must be trusted and is not.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{} could be changed by other users than root: {finding}", path.display())]
+#[error("users other than root could change {}: {finding}", path.display())]
 pub struct Untrusted {
     /// The path that must be trusted.
     pub path: PathBuf,
@@ -291,9 +291,9 @@ mod tests {
         })
         .join("\n");
         expect![[r#"
-            /srv/lists/office.txt could be changed by other users than root: /srv/lists belongs to user 4000000000; `chown root /srv/lists`
-            /srv/lists/office.txt could be changed by other users than root: /srv/lists belongs to user 4000000000; `chown root /srv/lists`
-            /srv/lists/office.txt could be changed by other users than root: /srv/lists is writable by group 4000000000; `chmod g-w /srv/lists`
-            /srv/lists/office.txt could be changed by other users than root: /srv/lists is writable by every user; `chmod o-w /srv/lists`"#]].assert_eq(&texts);
+            users other than root could change /srv/lists/office.txt: /srv/lists belongs to user 4000000000; `chown root /srv/lists`
+            users other than root could change /srv/lists/office.txt: /srv/lists belongs to user 4000000000; `chown root /srv/lists`
+            users other than root could change /srv/lists/office.txt: /srv/lists is writable by group 4000000000; `chmod g-w /srv/lists`
+            users other than root could change /srv/lists/office.txt: /srv/lists is writable by every user; `chmod o-w /srv/lists`"#]].assert_eq(&texts);
     }
 }

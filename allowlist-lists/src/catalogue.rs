@@ -221,7 +221,7 @@ impl Provider {
         if regions.is_empty() && !self.regions.is_empty() {
             let name = &self.name;
             return Err(format!(
-                "{name} requires `regions`; it has {}",
+                "provider {name} requires `regions`; it has the regions {}",
                 self.codes()
             ));
         }
@@ -305,7 +305,8 @@ impl Provider {
 }
 
 impl Parameter {
-    /// Checks a value of this parameter. A value becomes a part of a URL or a path without escaping.
+    /// Checks that `value` is allowed for this parameter; a value is inserted into a URL or a path without escaping.
+    /// The error is the predicate of a message for the operator.
     fn check(&self, value: &str) -> Result<(), String> {
         if !self.values.is_empty() {
             if self.values.iter().any(|known| known == value) {
@@ -334,7 +335,7 @@ impl Parameter {
     }
 }
 
-/// Returns the values for a message, each in quotes since a value may contain commas: `"a", "b, c"`.
+/// Returns `values` for a message, each in quotes since a value may contain commas: `"a", "b, c"`.
 fn quoted(values: &[String]) -> String {
     let quoted: Vec<_> = values.iter().map(|value| format!("{value:?}")).collect();
     quoted.join(", ")

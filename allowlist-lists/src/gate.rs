@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use self::size::{Amount, Family, notes, without_notes};
 
-/// The number of prefixes that a small list may always lose, since its losses are large in percent.
+/// The number of prefixes that a small list may always lose: even a few are a large percentage of a small list.
 const FEW: usize = 5;
 /// The most prefixes with which a list counts as small.
 const SMALL: usize = 50;
@@ -27,7 +27,9 @@ const SMALL: usize = 50;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
     /// The list has fewer prefixes than `min`.
-    #[error("has {found} prefixes, fewer than the minimum of {min}; lower `min` if that is right")]
+    #[error(
+        "the list has {found} prefixes, fewer than min = {min}; lower `min` if such a list is expected"
+    )]
     TooFew {
         /// The number of prefixes in the list.
         found: usize,
@@ -35,7 +37,9 @@ pub enum Rejection {
         min: usize,
     },
     /// The list has more prefixes than `max`.
-    #[error("has {found} prefixes, more than the maximum of {max}; raise `max` if that is right")]
+    #[error(
+        "the list has {found} prefixes, more than max = {max}; raise `max` if such a list is expected"
+    )]
     TooMany {
         /// The number of prefixes in the list.
         found: usize,
@@ -44,7 +48,7 @@ pub enum Rejection {
     },
     /// The list does not cover a prefix of `must_cover`.
     #[error(
-        "does not cover {missing}, which `must_cover` requires; change `must_cover` if that is right"
+        "the list does not cover {missing}, which `must_cover` requires; correct `must_cover` if such a list is expected"
     )]
     NotCovered {
         /// The prefix of `must_cover` that the list does not cover.
@@ -52,7 +56,7 @@ pub enum Rejection {
     },
     /// The list lost a larger part of its addresses than `max_shrink` allows.
     #[error(
-        "has {removed} prefixes less, and with them {lost_percent} % of its {family} addresses; the limit is {max_percent} % {within}; raise `max_shrink` if that is right"
+        "the list has lost {removed} prefixes, and with them {lost_percent} % of its {family} addresses; the limit is {max_percent} % {within}: raise `max_shrink` if such a loss is expected"
     )]
     Shrunk {
         /// The number of prefixes that the list lost.
@@ -68,7 +72,7 @@ pub enum Rejection {
     },
     /// The list gained more addresses than `max_growth` allows.
     #[error(
-        "adds {grown} to {before}; the limit is {limit} {within}; raise `max_growth` if that is right"
+        "the list adds {grown} to {before}; the limit is {limit} {within}: raise `max_growth` if such growth is expected"
     )]
     Grown {
         /// The number of addresses that the list adds.
@@ -80,9 +84,10 @@ pub enum Rejection {
         /// The earlier list with which the new list is compared.
         within: Within,
     },
-    /// With the list, more addresses would be active than `max_growth` allows above the fewest of the growth window.
+    /// With the list, the number of active addresses would exceed the smallest number within the growth window by more
+    /// than `max_growth` allows.
     #[error(
-        "raises the active addresses, grace prefixes included, to {next}; the fewest within {} were {fewest}, and the limit is {limit} more; raise `max_growth` if that is right",
+        "with the list, {next} would be active, grace prefixes included; the fewest within {} were {fewest}, and the limit is {limit} more: raise `max_growth` if such growth is expected",
         humantime::format_duration(*window)
     )]
     Regrown {
@@ -97,7 +102,7 @@ pub enum Rejection {
     },
     /// The list and the grace prefixes cover more addresses than `max_addresses`.
     #[error(
-        "covers {covered}, more than the maximum of {max}; raise `max_addresses` if that is right"
+        "the list and its grace prefixes cover {covered}; the maximum is {max}: raise `max_addresses` if such a list is expected"
     )]
     TooManyAddresses {
         /// The number of addresses that the list and the grace prefixes cover.
@@ -107,7 +112,7 @@ pub enum Rejection {
     },
     /// A prefix of the list is shorter than `min_prefix_len`.
     #[error(
-        "has {prefix}, which is wider than /{widest}, the widest allowed; set `min_prefix_len` if that is right"
+        "the list has {prefix}, which is wider than /{widest}, the widest allowed; lower `min_prefix_len` if such a prefix is expected"
     )]
     TooWide {
         /// The prefix that is too short.
@@ -117,7 +122,7 @@ pub enum Rejection {
     },
     /// A prefix of the list overlaps a special-purpose block, which is not used on the internet.
     #[error(
-        "has {prefix}, which overlaps {special}: {what} (RFC 6890), not used on the internet; set `allow_special_use = true` if that is right"
+        "the list has {prefix}, which overlaps {special}: {what} (RFC 6890), not used on the internet; set `allow_special_use = true` if such a prefix is expected"
     )]
     SpecialUse {
         /// The prefix of the list that overlaps the block.
@@ -129,7 +134,7 @@ pub enum Rejection {
     },
     /// An IPv6 prefix of the list lies outside of `2000::/3`, the block for global unicast.
     #[error(
-        "has {prefix}, which is outside of 2000::/3, the IPv6 addresses of the internet; set `allow_special_use = true` if that is right"
+        "the list has {prefix}, which is outside of 2000::/3, the IPv6 addresses of the internet; set `allow_special_use = true` if such a prefix is expected"
     )]
     NotGlobal {
         /// The prefix that lies outside of the block.

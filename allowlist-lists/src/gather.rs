@@ -9,13 +9,13 @@ use std::time::Duration;
 use allowlist_policy::{Answer, Origin, Source, Validator};
 use anyhow::{Result, anyhow};
 use tokio::sync::Semaphore;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::timeout;
 
 use crate::source::fetch;
 
-/// The time limit for parsing a list, more than any list takes. A fetch that exceeds it hangs, such as on a dead file
-/// server.
+/// The time limit for parsing a list, longer than parsing any list takes. It ends fetches that hang, such as on a dead
+/// file server.
 const READING: Duration = Duration::from_mins(2);
 
 /// The most fetches over the network at the same time: vendors limit requests, and a small host has few sockets.
@@ -71,7 +71,7 @@ impl Fetches {
                 Err(_) => {
                     let within = humantime::format_duration(deadline);
                     let name = &of_task.name;
-                    let error = anyhow!("source {name}: was not fetched and parsed within {within}; check the size of its list");
+                    let error = anyhow!("source {name}: fetching and parsing the list took longer than {within}; check the size of the list");
                     (Err(error), None)
                 }
                 Ok(Err(error)) => {
@@ -90,14 +90,19 @@ impl Fetches {
 
     /// Waits for a fetch to finish and returns its result, or `None` if no fetch is in progress or queued.
     pub async fn next(&mut self) -> Option<Gathered> {
-        let (id, answer, retry_after) = match self.running.join_next_with_id().await? {
-            Ok((id, (answer, retry_after))) => (id, answer, retry_after),
+        let ended = self.running.join_next_with_id().await?;
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let source = self.sources.remove(&id)?;
+        let (answer, retry_after) = match ended {
+            Ok((_, result)) => result,
             Err(error) => {
-                let answer = Err(anyhow!("the fetch ended unexpectedly: {error}"));
-                (error.id(), answer, None)
+                let name = &source.name;
+                let error = anyhow!(
+                    "source {name}: the fetch ended unexpectedly, by a bug of this program: {error}"
+                );
+                (Err(error), None)
             }
         };
-        let source = self.sources.remove(&id)?;
         Some(Gathered {
             source,
             answer,

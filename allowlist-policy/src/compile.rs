@@ -43,11 +43,11 @@ pub struct Tables {
     pub v4: Vec<(Ipv4Net, Grant)>,
     /// The IPv6 prefixes with their grants, sorted.
     pub v6: Vec<(Ipv6Net, Grant)>,
-    /// The source and service names behind the ids in the tables.
+    /// The names of the sources and services behind the ids in these tables.
     pub ids: IdTable,
 }
 
-/// The source and service names behind the ids in the kernel's tables.
+/// The names of the sources and services behind the ids in the kernel's tables, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdTable {
     /// The sources that list the matching prefix or a wider one, indexed by match id. Id 0 is unused.
@@ -88,7 +88,7 @@ impl IdTable {
 pub enum CompileError {
     /// The lists together have more prefixes than `max_prefixes`.
     #[error(
-        "{prefixes} prefixes do not fit max_prefixes = {limit}; nothing was changed; raise max_prefixes, or drop a source (the largest is {largest:?} with {count})"
+        "the lists have {prefixes} prefixes, more than max_prefixes = {limit}; nothing was changed; raise max_prefixes, or remove a source (the largest is {largest:?} with {count})"
     )]
     TooManyPrefixes {
         /// The number of distinct prefixes.
@@ -100,26 +100,28 @@ pub enum CompileError {
         /// The number of prefixes of the largest source.
         count: usize,
     },
-    /// The services overlap in more combinations than a grant has bits.
+    /// Ports are covered by more different combinations of services than a grant has bits.
     #[error(
-        "services overlap in {combinations} combinations of ports, but the maximum is {MAX_SERVICES}; nothing was changed; use the same ports in services that share ports, or merge them"
+        "ports are covered by {combinations} different combinations of services, but the maximum is {MAX_SERVICES}; nothing was changed; merge services that cover the same ports, or give each port to one service only"
     )]
     TooManyServices {
         /// The number of distinct sets of services that cover a port.
         combinations: usize,
     },
-    /// The sources overlap in more combinations than there are match ids.
+    /// Prefixes are listed by more different combinations of sources than there are match ids.
     #[error(
-        "sources overlap in more than {} combinations, so passes could not be counted by source; nothing was changed; merge sources that overlap", MAX_MATCHES - 1
+        "prefixes are listed by more than {} different combinations of sources, the maximum that can be counted; nothing was changed; merge sources that list the same prefixes", MAX_MATCHES - 1
     )]
     TooManyMatches,
-    /// The services overlap in more combinations than there are service counters.
+    /// Ports are covered by more different combinations of services than there are service counters.
     #[error(
-        "services overlap in more than {} combinations, so packets could not be counted by service; nothing was changed; use the same ports in services that share ports, or merge them", MAX_SERVICE_COUNTS - 1
+        "ports are covered by more than {} different combinations of services, the maximum that can be counted; nothing was changed; merge services that cover the same ports, or give each port to one service only", MAX_SERVICE_COUNTS - 1
     )]
     TooManyServiceCounts,
     /// The snapshot has no list of a source that a service allows.
-    #[error("source {source_name:?}, which service {service:?} allows, has no prefixes yet")]
+    #[error(
+        "source {source_name:?}, which service {service:?} allows, has no list yet; `allowlist sources` shows the reason"
+    )]
     MissingSource {
         /// The name of the source without a list.
         source_name: String,

@@ -96,7 +96,7 @@ pub enum ChangeOrigin {
 /// The refusal of a change that would cut a session. Its text states the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error(
-    "this would cut the connection over which it was requested: {} can connect to tcp/{} on {interface} now, and would be dropped, since {reason}; {remedy}; --force applies the change anyway",
+    "the change would cut the connection over which it was requested: {} can connect to tcp/{} on {interface} now, and would be dropped, since {reason}; {remedy}; --force applies the change anyway",
     .session.peer.ip(), .session.local.port()
 )]
 pub struct LockoutError {
@@ -143,9 +143,9 @@ pub fn evaluate(
             let port = session.local.port();
             LockoutError {
                 reason: match &services[..] {
-                    [] => format!("no service covers tcp/{port} and the default is to drop"),
+                    [] => format!("no service covers tcp/{port}, and default = \"drop\""),
                     covering => format!(
-                        "{} covers tcp/{port} and does not allow that address",
+                        "service {} covers tcp/{port} and does not allow that address",
                         covering.join(" and ")
                     ),
                 },
@@ -244,7 +244,7 @@ fn remedy(
         );
     };
     if origin == ChangeOrigin::Command {
-        return format!("first `allowlist add {prefix} --service {service}`");
+        return format!("first run `allowlist add {prefix} --service {service}`");
     }
     let mut covering = policy.services.iter();
     let allowed = covering.find(|one| one.name == *service);

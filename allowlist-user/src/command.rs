@@ -49,7 +49,7 @@ const CONFIG: &str = "/etc/allowlist/allowlist.toml";
 const NO: u8 = 3;
 /// The exit code of a change that the lockout check refused.
 const WOULD_CUT: u8 = 4;
-/// The minimum limit of open files, enough for a host with a few interfaces.
+/// The limit of open files below which a warning is logged; enough for a host with a few interfaces.
 const FEWEST_FILES: u64 = 256;
 /// The limit of open files that is enough for 64 interfaces.
 const MANY_FILES: u64 = 4096;
@@ -81,7 +81,8 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 /// # Errors
 /// Returns the error of the command; [`exit_code`] has the exit code for it.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Runtime::new().context("cannot start the threads of the program")?;
     let done = runtime.block_on(async {
         let paths = cli.paths;
         if !matches!(cli.command, Command::Run(_)) {
@@ -174,7 +175,7 @@ fn raise_file_limit() {
     }
     if hard < FEWEST_FILES {
         warn!(
-            "the limit of open files is {hard}, and the daemon needs up to {FEWEST_FILES}; set LimitNOFILE={MANY_FILES} in the unit, or `ulimit -n {MANY_FILES}`"
+            "the limit of open files is {hard}, and the daemon may need more than {FEWEST_FILES}; set LimitNOFILE={MANY_FILES} in the unit, or run `ulimit -n {MANY_FILES}` before the start"
         );
     }
 }
@@ -203,7 +204,7 @@ fn warnings(config: &Config) -> Vec<String> {
             Ok(false) => warnings.push(format!(
                 "on_change: this host has no program {program}, so no event can be delivered; install it, or correct `command`"
             )),
-            Err(error) => warnings.push(format!("on_change: the program {program}: {error}")),
+            Err(error) => warnings.push(format!("on_change: cannot check the program {program}: {error}")),
         }
     }
     if std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1") {
@@ -305,7 +306,7 @@ async fn read_status(paths: &Paths) -> Result<Status> {
     Ok(status)
 }
 
-/// Returns the exit code of a query; `is_so` is whether the answer is yes.
+/// Returns the exit code of a query: 0 if `is_so`, the answer, is yes, otherwise [`NO`].
 fn answer(is_so: bool) -> ExitCode {
     if is_so {
         ExitCode::SUCCESS
@@ -367,7 +368,7 @@ async fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
     let typed = options.address;
     if let Some(mapped) = typed.instead_of {
         info!(
-            "{mapped} is an IPv4-mapped address; packets carry {}, which is explained instead",
+            "{mapped} is an IPv4-mapped address, which no packet has as its source; explaining {} instead",
             typed.address
         );
     }
@@ -487,7 +488,7 @@ fn load_config_text(paths: &Paths, mut inline: InlineConfig) -> Result<ConfigTex
         if let Some(file) = &paths.config {
             bail_with!(
                 InvalidRequest,
-                "--allow, --provider and --port define a configuration, and {} (from --config or ALLOWLIST_CONFIG) is another one; use either",
+                "--allow, --provider and --port define a configuration, but a configuration file is given too: {} (by --config or ALLOWLIST_CONFIG); use only one of them",
                 file.display()
             );
         }

@@ -81,7 +81,7 @@ const LOG_BYTES: u64 = 8 << 20;
 const MAX_INTERFACE_BYTES: usize = 15;
 /// The maximum size of a configuration file, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
-/// The number of problems that an error prints; the rest are counted.
+/// The maximum number of problems that an error prints; the rest are only counted.
 const SHOWN_PROBLEMS: usize = 20;
 
 impl Config {
@@ -399,7 +399,7 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file is missing or not readable.
-    #[error("{}: cannot be read: {cause}; check the path and its permissions", file.display())]
+    #[error("{}: the file cannot be read: {cause}; check the path and its permissions", file.display())]
     Unreadable {
         /// The path of the file, as the caller named it.
         file: PathBuf,

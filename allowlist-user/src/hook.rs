@@ -108,7 +108,7 @@ impl HookQueue {
         if queue.try_send(event.clone()).is_err() {
             self.queued.fetch_sub(1, Ordering::Relaxed);
             warn!(
-                "on_change: {}: dropped an event, since {QUEUE_LENGTH} others are queued",
+                "on_change: dropped an event of source {}, since {QUEUE_LENGTH} events wait for the command or webhook; `allowlist history` has it",
                 event.source
             );
         }
@@ -120,7 +120,7 @@ impl Drop for HookQueue {
         let queued = self.queued.load(Ordering::Relaxed);
         if queued > 0 {
             warn!(
-                "on_change: stopping with {queued} events undelivered; `allowlist history` has them"
+                "on_change: {queued} events were not delivered before the stop; `allowlist history` has them"
             );
         }
     }
@@ -181,7 +181,7 @@ impl Hook {
         let started = timeout(self.timeout, spawn_blocking(start)).await;
         let Ok(started) = started else {
             bail!(
-                "not started within {}; check its file system",
+                "the command did not start within {}; check its file system",
                 humantime::format_duration(self.timeout)
             );
         };
@@ -206,7 +206,7 @@ impl Hook {
             }
             Err(_) => {
                 bail!(
-                    "killed after {}; make it faster, or raise `timeout`",
+                    "killed after {}; make the command faster, or raise `timeout`",
                     humantime::format_duration(self.timeout)
                 )
             }
@@ -309,7 +309,7 @@ mod tests {
         };
         let error = run(&hook);
         let error = error.replace(&folder.path().display().to_string(), "/folder");
-        expect!["cannot start; check `command` and its permissions: /folder/hook could be changed by other users than root: /folder/hook is writable by every user; `chmod o-w /folder/hook`"].assert_eq(&error);
+        expect!["cannot start; check `command` and its permissions: users other than root could change /folder/hook: /folder/hook is writable by every user; `chmod o-w /folder/hook`"].assert_eq(&error);
         assert!(!made.exists());
     }
 
@@ -324,7 +324,7 @@ mod tests {
             ..Hook::default()
         };
         let error = run(&hook);
-        expect!["killed after 1s; make it faster, or raise `timeout`"].assert_eq(&error);
+        expect!["killed after 1s; make the command faster, or raise `timeout`"].assert_eq(&error);
         let pid = fs::read_to_string(&file).expect("it was started");
         let status = Path::new("/proc").join(pid.trim()).join("status");
         for _ in 0..100 {

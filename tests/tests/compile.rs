@@ -223,7 +223,7 @@ fn too_many_prefixes_are_an_error() {
             ..
         }
     ));
-    expect![[r#"3 prefixes do not fit max_prefixes = 2; nothing was changed; raise max_prefixes, or drop a source (the largest is "b" with 2)"#]]
+    expect![[r#"the lists have 3 prefixes, more than max_prefixes = 2; nothing was changed; raise max_prefixes, or remove a source (the largest is "b" with 2)"#]]
         .assert_eq(&error.to_string());
 }
 

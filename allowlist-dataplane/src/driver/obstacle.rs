@@ -35,7 +35,7 @@ pub enum Obstacle {
         /// The number of combined queues that the remedy sets.
         combined: u32,
     },
-    /// Large receive offload is on.
+    /// Large receive offload is on, by which the card merges received packets.
     Lro,
     /// Hardware GRO is on, by which the card merges received packets.
     HardwareGro,
@@ -61,7 +61,7 @@ impl fmt::Display for Obstacle {
                 out.write_str("the peer has more transmit queues than this end has receive queues")?;
                 rx.map_or(Ok(()), |rx| write!(out, " ({rx})"))
             }
-            Self::Mtu { largest } => write!(out, "the MTU is larger than {largest}"),
+            Self::Mtu { largest } => write!(out, "the MTU of the interface is larger than {largest}"),
             Self::Queues { most, .. } => write!(
                 out,
                 "native XDP needs a spare transmit queue for each queue in use, so at most {most} queues can be in use"
@@ -76,10 +76,10 @@ impl fmt::Display for Obstacle {
             ),
             Self::FilteredMaster(master) => write!(
                 out,
-                "its master {master} has an XDP program, so the kernel allows none on a member of it"
+                "the master {master} has an XDP program, so the kernel allows none on its members"
             ),
             Self::OtherProgram { id, name } => {
-                write!(out, "it has another XDP program, id {id} ({name})")
+                write!(out, "another XDP program is attached to the interface: {name}, id {id}")
             }
         }
     }

@@ -33,11 +33,11 @@ impl FeedError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FeedError {
     /// The text of the list is empty or consists of white space.
-    #[error("is empty; a list has at least one prefix: check its origin")]
+    #[error("the list is empty; check its URL or path")]
     Empty,
     /// The text is a web page where a list is expected: an error, a login, a challenge, or a description of the list.
     #[error(
-        "got a web page, not a list: {start:?}; open it in a browser, and configure the URL of the list itself"
+        "the answer is a web page instead of a list: {start:?}; open it in a browser, and configure the URL of the list itself"
     )]
     WebPage {
         /// The first characters of the page, for the message.
@@ -45,14 +45,16 @@ pub enum FeedError {
     },
     /// The text is not a web page, though the configured format is HTML.
     #[error(
-        "is not a web page, since it has no element: it starts with {start:?}; check `format` and the origin"
+        "the answer is not a web page, since it has no element: it starts with {start:?}; check `format` and the URL or path"
     )]
     NotAPage {
         /// The first characters of the text, for the message.
         start: String,
     },
     /// The data is binary, or text in an encoding other than UTF-8.
-    #[error("is not UTF-8 text from byte {at} on: {problem}; it must be plain UTF-8")]
+    #[error(
+        "the list is not UTF-8 text from byte {at} on: {problem}; check its URL or path, or convert it to UTF-8"
+    )]
     NotText {
         /// The byte offset of the first byte that is not text.
         at: usize,
@@ -60,13 +62,15 @@ pub enum FeedError {
         problem: &'static str,
     },
     /// The JSON or XML document stops before its end.
-    #[error("is truncated after {length} bytes: try again")]
+    #[error("the list is truncated after {length} bytes; try again")]
     Truncated {
         /// The length of the truncated text, in bytes.
         length: usize,
     },
     /// The text is not a JSON document.
-    #[error("is not JSON: {problem}; it starts with {start:?}: check `format` and the origin")]
+    #[error(
+        "the list is not JSON: {problem}; it starts with {start:?}: check `format` and the URL or path"
+    )]
     NotJson {
         /// The JSON parser's reason, with line and column.
         problem: String,
@@ -74,20 +78,20 @@ pub enum FeedError {
         start: String,
     },
     /// The JSON document, XML document or page is nested deeper than any list.
-    #[error("is nested too deeply; check its origin")]
+    #[error("the list is nested too deeply; check its URL or path")]
     TooDeep,
     /// The page has more elements, attributes or labels than the limit.
-    #[error("has too many parts; check its origin")]
+    #[error("the page has too many elements, attributes or labels; check its URL or path")]
     TooMany,
     /// The JSON document would take more memory than the limit for one list.
     #[error(
-        "needs more than {} MiB of memory to parse, the limit for one list; use a shorter list, or JSON lines, CSV or text",
+        "the list needs more than {} MiB of memory to parse, the limit for one list; use a shorter list, or one in JSON lines, CSV or text",
         MOST_BYTES >> 20
     )]
     TooMuchMemory,
     /// A selector (`select`) matches nothing in a well-formed JSON document.
     #[error(
-        "contains no prefix: {selects} matches nothing in {found}; correct `select` if the list has changed its shape"
+        "the list contains no prefix: {selects} matches nothing in {found}; correct `select` if the vendor has changed the structure of the list"
     )]
     NothingSelected {
         /// The selectors that match nothing, quoted.
@@ -96,7 +100,9 @@ pub enum FeedError {
         found: String,
     },
     /// Nothing in the list matches a configured filter, keyword or element.
-    #[error("nothing in the list has {what}; correct `{key}` if the list has changed its shape")]
+    #[error(
+        "nothing in the list has {what}; correct `{key}` if the vendor has changed the structure of the list"
+    )]
     Unmatched {
         /// The configuration key whose value matches nothing.
         key: &'static str,
@@ -117,12 +123,12 @@ pub enum FeedError {
     },
     /// The text is one JSON document over several lines, though the format is one document per line.
     #[error(
-        "is one JSON document over several lines, not one document per line; write format = \"json\""
+        "the list is one JSON document over several lines, not one document per line; set format = \"json\""
     )]
     OneDocument,
     /// A selected JSON node is not an object, though the configuration names its fields or keys.
     #[error(
-        "{place}: is {found}, not an object; correct `select` to select the objects with the fields"
+        "{place}: the selected node is {found}, not an object; correct `select` so that it selects the objects that have the fields"
     )]
     NotAnObject {
         /// The place of the node that is not an object.
@@ -131,7 +137,9 @@ pub enum FeedError {
         found: String,
     },
     /// An item of a list (a JSON object or an XML element) lacks a configured field.
-    #[error("{place}: has no {name:?}; it has {found}: correct the name in the configuration")]
+    #[error(
+        "{place}: the item has no field {name:?}; it has {found}: correct the name in the configuration"
+    )]
     NoMember {
         /// The place in the list of the item with the error.
         place: Place,
@@ -141,7 +149,9 @@ pub enum FeedError {
         found: Box<str>,
     },
     /// An item of a list has a configured field more than once.
-    #[error("{place}: has {name:?} more than once; set `element` to that name to read all of them")]
+    #[error(
+        "{place}: the item has {name:?} more than once; set `element` to that name to read all of them"
+    )]
     ManyMembers {
         /// The place in the list of the item with the error.
         place: Place,
@@ -150,7 +160,7 @@ pub enum FeedError {
     },
     /// A selected XML element contains elements instead of text.
     #[error(
-        "{place}: contains elements instead of a prefix: {found}; set `element` or `attribute` to one of these names"
+        "{place}: the element contains other elements instead of a prefix: {found}; set `element` or `attribute` to one of these names"
     )]
     NotAText {
         /// The place of the selected element.
@@ -160,7 +170,7 @@ pub enum FeedError {
     },
     /// The text is not well-formed XML.
     #[error(
-        "is not valid XML, line {line}: {problem}; it starts with {start:?}: check `format` and the origin"
+        "the list is not valid XML, line {line}: {problem}; it starts with {start:?}: check `format` and the URL or path"
     )]
     NotXml {
         /// The line, from 1, in which the XML parser failed.
@@ -172,7 +182,7 @@ pub enum FeedError {
     },
     /// The header line of a CSV list has the configured column name more than once.
     #[error(
-        "line {line}: several columns have the name {column:?}; use the column's number, counted from 0"
+        "line {line}: several columns have the name {column:?}; set `column` to the number of the column, counted from 0"
     )]
     ManyHeaders {
         /// The line number of the header line, from 1.
@@ -181,7 +191,7 @@ pub enum FeedError {
         column: String,
     },
     /// A selected JSON value is not a string, though prefixes are strings.
-    #[error("{place}: is {found}, not a string; {remedy}")]
+    #[error("{place}: the selected value is {found}, not a string; {remedy}")]
     NotAString {
         /// The place in the list of the item with the error.
         place: Place,
@@ -204,7 +214,7 @@ pub enum FeedError {
     },
     /// A CSV record has too few columns for the configured column number.
     #[error(
-        "line {line}: has no column {column}, counted from 0; it has {fields} columns: correct `column` or the line"
+        "line {line}: the row has {fields} columns, and no column {column} (counted from 0); correct `column` or the row"
     )]
     NoColumn {
         /// The number of the first line of the record, from 1.
@@ -215,7 +225,9 @@ pub enum FeedError {
         fields: usize,
     },
     /// A quoted CSV field does not end in the line in which it starts.
-    #[error("line {line}: a quoted field does not end in its line; close its quotes")]
+    #[error(
+        "line {line}: a quoted field does not end in its line; close its quotes, or report it to the vendor"
+    )]
     OpenQuotes {
         /// The number of the line in which the field starts, from 1.
         line: usize,
@@ -233,7 +245,9 @@ pub enum FeedError {
         found: String,
     },
     /// A block of `ReadMe`'s Markdown dialect (`[block:…]`) cannot be parsed.
-    #[error("line {line}: invalid [block:{kind}]: {problem}; check the origin of the page")]
+    #[error(
+        "line {line}: the block [block:{kind}] of the page is invalid: {problem}; report it to the vendor"
+    )]
     Block {
         /// The number of the first line of the block, from 1.
         line: usize,
@@ -244,7 +258,7 @@ pub enum FeedError {
     },
     /// No link on the page matches the regular expression of `discover`.
     #[error(
-        "no link on the page matches {pattern:?}; {found}: correct `discover` if the page has changed"
+        "no link on the page matches discover = {pattern:?}; {found}: correct `discover` if the page has changed"
     )]
     NoLink {
         /// The configured regular expression, which selects text on the page.
@@ -253,7 +267,9 @@ pub enum FeedError {
         found: String,
     },
     /// Several links on the page match the regular expression of `discover`, and none is preferred.
-    #[error("{count} links on the page match {pattern:?}: {found}; make `discover` match one")]
+    #[error(
+        "{count} links on the page match discover = {pattern:?}: {found}; correct `discover` so that it matches only one"
+    )]
     ManyLinks {
         /// The configured regular expression, which selects text on the page.
         pattern: String,
@@ -263,11 +279,11 @@ pub enum FeedError {
         found: String,
     },
     /// The list is well-formed and contains no prefix.
-    #[error("contains no prefix; a list has at least one: check its origin")]
+    #[error("the list contains no prefix; check its URL or path")]
     NoPrefixes,
     /// The page has no valid prefix: each one is marked as deprecated or expired, or is left out for another reason.
     #[error(
-        "contains no prefix that is still valid: {note}; correct `page`, or look for the vendor's new list"
+        "the page contains no prefix that is still valid: {note}; correct `page`, or look for the vendor's new list"
     )]
     AllLeftOut {
         /// The note for the operator about the first prefix that was left out.
@@ -275,8 +291,7 @@ pub enum FeedError {
     },
     /// The list has more prefixes than the limit for one list.
     #[error(
-        "names more than {MOST_PREFIXES} prefixes; write networks instead of ranges, which can be hundreds \
-         of prefixes each, or make it several sources"
+        "the list has more than {MOST_PREFIXES} prefixes; write networks instead of ranges, which can be hundreds of prefixes each, or split the list into several sources"
     )]
     TooManyPrefixes,
     /// An item of the list is not a valid prefix.
@@ -288,7 +303,7 @@ pub enum FeedError {
         error: Box<PrefixError>,
     },
     /// A text on a page may or may not be an address, so the page is refused.
-    #[error("{place}: {text:?} {problem}")]
+    #[error("{place}: {text:?}: {problem}")]
     Unclear {
         /// The place of the doubtful text on the page.
         place: Place,
@@ -312,56 +327,53 @@ pub enum FeedError {
 pub enum Unclear {
     /// An element or a comment begins or ends between two hexadecimal digits of the text.
     #[error(
-        "may be an address with something behind it: markup begins or ends between two of its digits; \
-         choose a part of the page without it, or another source"
+        "the text may be an address with something behind it, since markup begins or ends between two of its digits; restrict `page` to a part without this text, or use another source"
     )]
     Markup,
     /// The text contains a soft hyphen, a zero-width space, or another character that is not shown.
     #[error(
-        "has a character within it that is not shown; choose a part of the page without it, or another source"
+        "the text has a character within it that browsers do not show; restrict `page` to a part without this text, or use another source"
     )]
     Invisible,
     /// A part of the text is superscript or subscript, and only together with it is the text an address.
     #[error(
-        "is an address only together with its superscript or subscript text; choose a part of the page \
-         without it, or another source"
+        "the text is an address only together with its superscript or subscript text; restrict `page` to a part without this text, or use another source"
     )]
     Raised,
     /// A part of the text is crossed out.
-    #[error("is struck out in part; choose a part of the page without it, or another source")]
+    #[error(
+        "the text is struck out in part, and may not be valid; restrict `page` to a part without this text, or use another source"
+    )]
     StruckOut,
     /// The text is shown in another order than it is written, by an override of its direction.
     #[error(
-        "is shown in another order than it is written, by an override of its direction; choose a part of \
-         the page without it, or another source"
+        "the text is shown in another order than it is written, by a direction override; restrict `page` to a part without this text, or use another source"
     )]
     Reordered,
     /// The text belongs to two addresses that may be a range, a change from one to the other, or two separate
     /// addresses.
     #[error(
-        "may be a range, a change from one to the other, or two addresses; choose a part of the page \
-         without it, or another source"
+        "the text may be a range, a change from one address to another, or two addresses; restrict `page` to a part without this text, or use another source"
     )]
     Range,
     /// A prefix length stands beside the address, but may belong to another address.
     #[error(
-        "may be an address or, with the length beside it, a network; choose a part of the page without \
-         it, or another source"
+        "the text may be an address or, with the length beside it, a network; restrict `page` to a part without this text, or use another source"
     )]
     Length,
     /// The text follows a version number, so it may be another version number.
     #[error(
-        "may be an address or a version number; choose a part of the page without it, or another source"
+        "the text may be an address or a version number; restrict `page` to a part without this text, or use another source"
     )]
     Version,
     /// The text begins a line, so it may be the number of a section.
     #[error(
-        "may be an address or the number of a section; choose a part of the page without it, or another source"
+        "the text may be an address or the number of a section; restrict `page` to a part without this text, or use another source"
     )]
     Section,
     /// The text follows a URL without white space, so it may be a part of the URL.
     #[error(
-        "may be an address or a part of the URL before it; choose a part of the page without it, or another source"
+        "the text may be an address or a part of the URL before it; restrict `page` to a part without this text, or use another source"
     )]
     Glued,
 }

@@ -115,6 +115,6 @@ fn problem(bytes: &[u8], at: usize) -> &'static str {
         [b'P', b'K', 3, 4, ..] => "it looks like a ZIP archive; set `unzip`",
         [b'%', b'P', b'D', b'F', ..] => "it looks like a PDF document",
         _ if bytes[at] == 0 => "it has a zero byte, like UTF-16 and binary files",
-        _ => "it is not UTF-8",
+        _ => "the bytes there are not valid UTF-8",
     }
 }

@@ -169,7 +169,7 @@ pub enum PrefixError {
     },
     /// The text is two prefixes without a separator between them, as a missing newline leaves them.
     #[error(
-        "{token:?} is not a prefix: it looks like {first:?} and {second:?} run together; separate them"
+        "{token:?} is not a prefix: it looks like {first:?} and {second:?} without a separator; separate them, or report it to the vendor"
     )]
     Glued {
         /// The invalid text, shortened for the message.
@@ -180,7 +180,7 @@ pub enum PrefixError {
         second: String,
     },
     /// The prefix length is greater than the number of bits of an address.
-    #[error("{token:?} is not a prefix: its length is greater than {max}; use /0 to /{max}")]
+    #[error("{token:?} is not a prefix: its prefix length is greater than {max}; use /0 to /{max}")]
     TooLong {
         /// The invalid text, shortened for the message.
         token: String,
@@ -197,7 +197,7 @@ pub enum PrefixError {
     },
     /// The prefix has host bits set, so its author meant either the network or the one address.
     #[error(
-        "\"{prefix}\" has host bits set; write \"{network}\" for the network or \"{address}\" for the one address"
+        "\"{prefix}\" has host bits set; write \"{network}\" for the network, or \"{address}\" for the address"
     )]
     HostBits {
         /// The prefix as written.

@@ -24,7 +24,7 @@ const SHOWN_BYTES: usize = 300;
 pub enum ArchiveError {
     /// The data is not a valid ZIP archive.
     #[error(
-        "is not a valid ZIP archive: {problem}; it starts with {start:?}: check the URL, or remove `unzip`"
+        "the answer is not a valid ZIP archive: {problem}; it starts with {start:?}: check the URL, or remove `unzip`"
     )]
     NotAnArchive {
         /// The reason why the archive cannot be read.
@@ -32,11 +32,13 @@ pub enum ArchiveError {
         /// The first characters of the data.
         start: String,
     },
-    /// The archive has two files with the same name, or too many files; the text says which.
-    #[error("is a ZIP archive with {0}; it was discarded: contact the vendor")]
+    /// The archive has two files with the same name, or too many files. The text is the reason.
+    #[error("the ZIP archive has {0}, and was discarded; report it to the vendor")]
     Suspicious(String),
     /// No file name in the archive matches a pattern of `unzip`.
-    #[error("is a ZIP archive without a file that `unzip` ({pattern:?}) matches; it has {files}")]
+    #[error(
+        "no file in the ZIP archive matches unzip = {pattern:?}; it has {files}: correct `unzip` if the archive has changed"
+    )]
     NoMatch {
         /// The pattern of `unzip` that matches no file.
         pattern: String,
@@ -45,7 +47,7 @@ pub enum ArchiveError {
     },
     /// A file in the archive is encrypted, damaged, or has an unsupported compression.
     #[error(
-        "{file:?} in the ZIP archive cannot be unpacked: {problem}; try again, or contact the vendor"
+        "{file:?} in the ZIP archive cannot be unpacked: {problem}; try again, or report it to the vendor"
     )]
     Damaged {
         /// The name of the file in the archive.
@@ -54,7 +56,9 @@ pub enum ArchiveError {
         problem: String,
     },
     /// The unpacked files are larger than `max_size`.
-    #[error("unpacks to more than {limit} bytes; raise `max_size` if that is right")]
+    #[error(
+        "the ZIP archive unpacks to more than {limit} bytes; raise `max_size` if such a list is expected"
+    )]
     TooLarge {
         /// The configured `max_size`, in bytes.
         limit: u64,
@@ -89,7 +93,9 @@ pub(super) fn unzip(
         return Err(ArchiveError::Suspicious(files));
     }
     if archive.has_duplicate_names() {
-        return Err(ArchiveError::Suspicious("two files of one name".to_owned()));
+        return Err(ArchiveError::Suspicious(
+            "two files with the same name".to_owned(),
+        ));
     }
     let mut names = Vec::new();
     let mut has_matched = vec![false; patterns.len()];

@@ -37,24 +37,26 @@ pub struct FetchError {
 #[derive(Debug, Error)]
 pub enum FetchErrorCause {
     /// The file does not exist or cannot be read.
-    #[error("cannot be read: {0}; check the path and its permissions")]
+    #[error("the file cannot be read: {0}; check the path and its permissions")]
     File(io::Error),
     /// The configured path leads to a folder, a pipe or a device.
-    #[error("cannot be read as a file: {0}; configure the path of a regular file")]
+    #[error("the list cannot be read: {0}; configure the path of a regular file")]
     NotAFile(String),
     /// Reading the file timed out: the disk or the file server does not respond.
     #[error(
-        "reading timed out after {}; check the file system",
+        "reading the file took longer than {}; check its file system",
         humantime::format_duration(*.0)
     )]
     FileTimeout(Duration),
     /// The file changed while it was read.
-    #[error("changed while it was read; write to a new file in the same folder, and rename it")]
+    #[error(
+        "the file changed while it was read; write to a new file in the same folder, and rename it"
+    )]
     Unsteady,
     /// The list in a file that not every user may read is invalid. Only the line number is given, if known, because the
     /// details quote the file.
     #[error(
-        "is not a valid list{}; the details are hidden, since not every user may read the file: run `allowlist fetch` with a world-readable copy to see them",
+        "the file is not a valid list{}; the details are hidden, since not every user may read the file: run `allowlist fetch` with a world-readable copy to see them",
         .0.map_or_else(String::new, |line| format!(" at line {line}"))
     )]
     PrivateFile(Option<usize>),
@@ -91,17 +93,17 @@ pub enum FetchErrorCause {
     #[error("the HTTP client cannot be set up: {0}; check the proxy variables of the environment")]
     Client(String),
     /// The URL is neither https nor to loopback, and `allow_plain_http` is not set.
-    #[error("would be fetched without TLS; use https, or set `allow_plain_http = true`")]
+    #[error("the list would be fetched without TLS; use https, or set `allow_plain_http = true`")]
     Unprotected,
     /// The request, with its redirects, took longer than `timeout`.
-    #[error("no complete answer within {}; check that the host is reachable, or raise `timeout`", humantime::format_duration(*.0))]
+    #[error("the server sent no complete answer within {}; check that it is reachable, or raise `timeout`", humantime::format_duration(*.0))]
     Timeout(Duration),
     /// The connection to the server was not made in time.
-    #[error("no connection within {}; check that the host is reachable, and this host's route and proxy", humantime::format_duration(*.0))]
+    #[error("no connection to the server within {}; check that it is reachable, and this host's route and proxy", humantime::format_duration(*.0))]
     NoConnection(Duration),
     /// The connection to the server failed: name resolution, route, refused or TLS.
     #[error(
-        "cannot be reached: {0}; check the URL, this host's name resolution, its route and its proxy"
+        "the server cannot be reached: {0}; check the URL, and this host's name resolution, route and proxy"
     )]
     Unreachable(String),
     /// The certificate of the server is not trusted.
@@ -112,10 +114,10 @@ pub enum FetchErrorCause {
         /// The advice for the operator.
         remedy: Remedy,
     },
-    /// The server has an address that no request may go to.
+    /// The server has an address to which this program sends no request.
     #[error("{0}")]
     Address(#[from] AddressError),
-    /// An environment variable names a proxy that cannot be used.
+    /// An environment variable such as `https_proxy` sets a proxy that cannot be used.
     #[error(
         "the environment variable {variable} names no usable proxy: {problem}; set it to a URL such as \
          http://proxy.example.com:3128, or unset it"
@@ -131,7 +133,7 @@ pub enum FetchErrorCause {
     Redirect(RedirectError),
     /// The page of `discover` links to this address, which must not be fetched.
     #[error(
-        "links to {0}, which cannot be fetched; check `discover`, or configure the https URL of the list"
+        "the page links to {0}, which is not an https URL; correct `discover`, or configure the https URL of the list"
     )]
     Link(String),
     /// The server answered with a status other than 200.
@@ -144,27 +146,27 @@ pub enum FetchErrorCause {
     },
     /// The response has a Content-Encoding that was not requested.
     #[error(
-        "has Content-Encoding {0:?}, which was not requested; remove Accept-Encoding from `headers`, or contact the vendor"
+        "the answer has Content-Encoding {0:?}, which was not requested; remove Accept-Encoding from `headers`, or report it to the vendor"
     )]
     Encoding(String),
-    /// The compressed response is damaged, or other bytes follow its data; the text says which.
-    #[error("cannot be decompressed: {0}; it was discarded: try again, or report it to the vendor")]
-    Compressed(String),
-    /// The response ends only with its connection, so truncation cannot be detected.
+    /// The compressed response is damaged, or other bytes follow its data. The text is the reason.
     #[error(
-        "the answer has neither Content-Length nor chunks, so it may be truncated and was discarded: the server has to \
-         send one of them"
+        "the answer cannot be decompressed, and was discarded: {0}; try again, or report it to the vendor"
+    )]
+    Compressed(String),
+    /// The end of the connection ends the response, so a truncated response cannot be detected.
+    #[error(
+        "the answer has neither Content-Length nor chunks, so it may be truncated, and was discarded; report it to the vendor"
     )]
     NoLength,
-    /// The response is not a list, and its content must not be shown.
+    /// The response is not a valid list, and messages must not quote it, since it may come from a private server.
     #[error(
-        "is not a valid list; its content is hidden, since a redirect or a link leads to a private address: open it on \
-         this host, or configure the URL of the list"
+        "the answer is not a valid list; its content is hidden, since a redirect or a link leads to a private address: open it on this host, or configure the URL of the list"
     )]
     Withheld,
     /// The connection ended before the response was complete.
     #[error(
-        "the answer was cut off after {received} bytes: {problem}; it was discarded: try again"
+        "the answer was cut off after {received} bytes, and was discarded: {problem}; try again"
     )]
     Broken {
         /// The number of bytes received, before decompression.
@@ -173,13 +175,13 @@ pub enum FetchErrorCause {
         problem: String,
     },
     /// The list is larger than `max_size`, before or after decompression.
-    #[error("is larger than {limit} bytes; raise `max_size` if that is right")]
+    #[error("the list is larger than {limit} bytes; raise `max_size` if such a list is expected")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
     },
     /// The file is larger than the limit for local files.
-    #[error("is larger than {limit} bytes, the limit for files; check that it is the list")]
+    #[error("the list is larger than {limit} bytes, the limit for lists in files; check the path")]
     FileTooLarge {
         /// The limit in bytes.
         limit: u64,
@@ -191,7 +193,7 @@ pub enum FetchErrorCause {
     #[error("{0}")]
     Name(#[from] NameError),
     /// The gzip data of the list is invalid and cannot be decompressed.
-    #[error("is an invalid gzip file: {0}; compress it again, or report it to the vendor")]
+    #[error("the gzip file is invalid: {0}; compress it again, or report it to the vendor")]
     Gzip(GzipError),
     /// The response or file is complete, but is not a valid list.
     #[error("{0}")]
@@ -239,16 +241,18 @@ impl From<GzipError> for FetchErrorCause {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RedirectError {
     /// The redirect leads to this URL, which is not https.
-    #[error("redirects to {0}, which is not https; configure the https URL of the list")]
+    #[error(
+        "the server redirects to {0}, which is not an https URL; configure the https URL of the list"
+    )]
     NotHttps(String),
     /// The server redirected more often than the limit, most likely in a loop; this URL was the last.
     #[error(
-        "redirects more than {MAX_REDIRECTS} times, last to {0}; configure the final URL of the list"
+        "the server redirects more than {MAX_REDIRECTS} times, last to {0}; configure the final URL of the list"
     )]
     TooMany(String),
 }
 
-/// The cause of a failed fetch, with what is known where it occurs.
+/// A failed fetch, before the name of its source is added to it.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) cause: Box<FetchErrorCause>,
@@ -275,12 +279,12 @@ impl<E: Into<FetchErrorCause>> From<E> for Failure {
     }
 }
 
-/// The reason for a refused request, as the response headers state it.
+/// The reason why a server refused a request, as the response headers state it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// This host has used up the requests that the server permits.
+    /// This host has reached the server's rate limit.
     Limit,
-    /// The server requires a test that only browsers pass.
+    /// The server sends a challenge that only browsers pass.
     Challenge,
 }
 

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::error::FetchErrorCause;
+use super::gzip::GzipError;
 use super::{Fetched, gzip, parse_blocking, run_blocking, union};
 use crate::feed;
 
@@ -44,7 +45,10 @@ pub(super) async fn fetch(
     })?;
     let format = format.clone();
     let list = parse_blocking(bytes.len(), move || {
-        let bytes = gzip::expand_file(bytes, MAX_BYTES)?;
+        let bytes = gzip::expand_file(bytes, MAX_BYTES).map_err(|error| match error {
+            GzipError::TooLarge { limit } => FetchErrorCause::FileTooLarge { limit },
+            error => FetchErrorCause::Gzip(error),
+        })?;
         Ok::<_, FetchErrorCause>(feed::parse_part(&format, &bytes, today, may_be_empty)?)
     })
     .await;

@@ -19,13 +19,13 @@ const MAX_MEMBERS: usize = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GzipError {
     /// The data ends within a gzip member.
-    #[error("the data ends too early")]
+    #[error("the gzip data ends too early")]
     Truncated,
-    /// The data has a wrong checksum, bytes that are no gzip member, or too many members; the text says which.
+    /// The data has a wrong checksum, bytes that are no gzip member, or too many members. The text is the reason.
     #[error("{0}")]
     Damaged(String),
     /// The data expands to more than the limit.
-    #[error("it expands to more than {limit} bytes")]
+    #[error("the gzip data expands to more than {limit} bytes")]
     TooLarge {
         /// The limit of the expanded data, in bytes.
         limit: u64,
@@ -55,13 +55,13 @@ pub(super) fn gunzip(bytes: &[u8], limit: u64) -> Result<Vec<u8>, GzipError> {
     while !rest.is_empty() {
         if members > 0 && !could_be_member(rest) {
             return Err(GzipError::Damaged(format!(
-                "{} bytes follow its gzip data, which are no gzip data",
+                "{} bytes that are no gzip data follow the gzip data",
                 rest.len()
             )));
         }
         members += 1;
         if members > MAX_MEMBERS {
-            let problem = format!("its gzip data has more than {MAX_MEMBERS} members");
+            let problem = format!("the gzip data has more than {MAX_MEMBERS} members");
             return Err(GzipError::Damaged(problem));
         }
         let mut member = GzDecoder::new(rest);
@@ -72,7 +72,7 @@ pub(super) fn gunzip(bytes: &[u8], limit: u64) -> Result<Vec<u8>, GzipError> {
             .read_to_end(&mut expanded)
             .map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => GzipError::Truncated,
-                _ => GzipError::Damaged(format!("its gzip data is damaged: {error}")),
+                _ => GzipError::Damaged(format!("the gzip data is damaged: {error}")),
             })?;
         if expanded.len() as u64 > limit {
             return Err(GzipError::TooLarge { limit });

@@ -70,7 +70,8 @@ pub(super) async fn fetch(
     Ok(Answer::List(fetched))
 }
 
-/// Fetches the list of the URL with the index `index`; returns `None` if it is unchanged by the validators `known`.
+/// Fetches the list of the URL with the index `index`; returns `None` if the server confirms, by the validators
+/// `known`, that the list is unchanged.
 async fn ask(
     session: &mut Session<'_>,
     index: usize,
@@ -113,8 +114,7 @@ async fn ask(
                     .map_err(|cause| failed(shown(&body.target, cause).into()))?;
             if let Some(next) = body.next.filter(|next| !http.urls.contains(next)) {
                 list.notes.push(format!(
-                    "the server states a next page, {}, which is not read: add it to `url`, or use the URL of the \
-                     whole list",
+                    "the answer is one page of several; the next page, {}, is not read: add it to `url`, or use the URL of the whole list",
                     public_url(&next)
                 ));
             }
@@ -123,7 +123,7 @@ async fn ask(
     }
 }
 
-/// Returns `cause`, or `Withheld` if messages must not quote the response of `target`, which `cause` may do.
+/// Returns `cause`, or `Withheld` if `cause` may quote the response of `target` and messages must not do so.
 fn shown(target: &RequestTarget, cause: FetchErrorCause) -> FetchErrorCause {
     if target.may_be_shown() {
         cause

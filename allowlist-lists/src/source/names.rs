@@ -30,10 +30,11 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_ADDRESSES: usize = 1024;
 /// The most DNS queries at the same time.
 const AT_ONCE: usize = 16;
-/// The longest time until a failed query of one family is repeated, even if the other family's records live longer.
+/// The longest time until a query that failed for one address family is repeated, even if the records of the other
+/// family have a longer time to live.
 const AGAIN: Duration = Duration::from_mins(1);
 
-/// The answer of one address family for a name.
+/// An address family, with the result of querying a DNS name for its addresses in that family.
 type Answered = (Family, Result<Addresses, NameError>);
 
 /// Returns the addresses of all names in `lookup` as a list.
@@ -138,7 +139,7 @@ fn note(name: &str, family: Family, error: &NameError) -> String {
     let problem = match error {
         // The name is right, as it has the other records: its name server contradicts itself (RFC 8020).
         NameError::NoSuchName { .. } => format!(
-            "the name server answers that {name} does not exist for its {record} records, though it has others"
+            "the name server answers the query for {record} records with \"{name} does not exist\", although the name has other records"
         ),
         error => error.to_string(),
     };
@@ -197,6 +198,6 @@ fn aliases(name: &str, target: &str) -> String {
     if target.eq_ignore_ascii_case(name.trim_end_matches('.')) {
         String::new()
     } else {
-        format!(": its aliases lead to {target}, which has none, or in a circle")
+        format!(": its aliases end at {target}, which has no addresses, or form a loop")
     }
 }

@@ -23,16 +23,16 @@ pub struct CareArgs {
 /// Options of `list`.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only the prefixes of this source, or those that contain an address or lie within a prefix
+    /// Print only the prefixes of this source, or those that contain an address or lie within a prefix
     #[arg(value_name = "SOURCE|PREFIX")]
     pub only: Option<Only>,
-    /// Only the prefixes that reach this service
+    /// Print only the prefixes that may reach this service
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Only prefixes that were added by command
+    /// Print only the prefixes that were added by command
     #[arg(long, conflicts_with_all = ["only", "service"])]
     pub added: bool,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -40,21 +40,21 @@ pub struct List {
 /// Options of `add`.
 #[derive(Debug, Args)]
 pub struct Add {
-    /// Prefixes or addresses; without any, from standard input
+    /// Prefixes or addresses to allow; without any, they are read from standard input
     pub prefix: Vec<String>,
-    /// The service that they reach
+    /// The service that the prefixes may reach
     #[arg(long, value_name = "NAME")]
     pub service: String,
-    /// The time to live, such as 2h or 7d [default: until they are removed]
+    /// The time until the prefixes expire, such as 2h or 7d [default: never]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub ttl: Option<Duration>,
     /// A note for the audit log and `allowlist list --added`
     #[arg(long, value_name = "TEXT")]
     pub note: Option<String>,
-    /// Lockout check and commit confirm.
+    /// The options of the lockout check and of commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -62,15 +62,15 @@ pub struct Add {
 /// Options of `remove`.
 #[derive(Debug, Args)]
 pub struct Remove {
-    /// Prefixes or addresses as added; without any, from standard input
+    /// Prefixes or addresses, as they were added; without any, they are read from standard input
     pub prefix: Vec<String>,
-    /// Only from this service
+    /// Remove the prefixes from this service only
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Lockout check and commit confirm.
+    /// The options of the lockout check and of commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -78,9 +78,9 @@ pub struct Remove {
 /// Options of `refresh`.
 #[derive(Debug, Args)]
 pub struct Refresh {
-    /// Only this source
+    /// Fetch the list of this source only
     pub source: Option<String>,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -88,10 +88,10 @@ pub struct Refresh {
 /// Options of `reload`.
 #[derive(Debug, Args)]
 pub struct Reload {
-    /// Lockout check and commit confirm.
+    /// The options of the lockout check and of commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -99,16 +99,16 @@ pub struct Reload {
 /// Options of `rollback`.
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The number of the policy [default: the previous one]
+    /// The number of the policy to activate [default: the previous one]
     #[arg(value_name = "NUMBER")]
     pub policy: Option<u64>,
     /// Print the stored policies; changes nothing
     #[arg(long, conflicts_with_all = ["policy", "confirm_within", "force"])]
     pub list: bool,
-    /// Lockout check and commit confirm.
+    /// The options of the lockout check and of commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -116,10 +116,10 @@ pub struct Rollback {
 /// Options of `log`.
 #[derive(Debug, Args)]
 pub struct Log {
-    /// The number of entries, counted from the newest
+    /// The number of entries to print, counted from the newest
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub count: usize,
-    /// The output format.
+    /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
 }
@@ -128,7 +128,7 @@ fn time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time.as_secs() > 0 && time.subsec_nanos() == 0 => Ok(time),
         Ok(_) => Err("write whole seconds, at least one".to_owned()),
-        Err(error) => Err(format!("{error}; write a time such as 90s, 2h or 7d")),
+        Err(error) => Err(format!("{error}; write a duration such as 90s, 2h or 7d")),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use allowlist_lists::feed::parse_prefix;
 use allowlist_lists::rejected::{RejectedLists, command};
-use allowlist_policy::error_code::bail_with;
+use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
 use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
 
@@ -90,12 +90,16 @@ pub(super) async fn refresh(paths: &Paths, options: Refresh) -> Result<()> {
     } else {
         print(&report::refreshed_text(&done.sources))?;
     }
-    let failed = done.sources.values().filter(|one| !one.ok).count();
-    ensure!(
-        failed == 0,
-        "{failed} sources have no new active list; their previous lists stay active"
+    let failed: Vec<_> = done.sources.values().filter(|one| !one.ok).collect();
+    let Some(first) = failed.first() else {
+        return Ok(());
+    };
+    let text = format!(
+        "{} of {} sources have no new list, for the reasons above; their previous lists stay active",
+        failed.len(),
+        done.sources.len()
     );
-    Ok(())
+    Err(CodedError::new(first.failure_code.unwrap_or(ErrorCode::Failed), text).into())
 }
 
 pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
@@ -142,7 +146,7 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         bail_with!(
             InvalidRequest,
-            "no list was accepted: without a terminal, `accept` needs the id of the list: {}",
+            "no list was accepted: without a terminal, `accept` requires the id of the list; run `{}`",
             command(source, &list.id)
         );
     }
@@ -151,7 +155,7 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
     std::io::stdin().read_line(&mut answer)?;
     ensure!(
         matches!(answer.trim(), "y" | "Y" | "yes"),
-        "no list was accepted"
+        "no list was accepted, since the answer was not \"yes\"; the last-good list stays active"
     );
     Ok(Some(list.id.clone()))
 }
@@ -180,7 +184,7 @@ fn text(done: &ApplyOutcome, typed: &CareArgs) -> String {
         && done.confirm_until.is_some()
     {
         text += &format!(
-            "rolled back in {} unless confirmed: allowlist confirm\n",
+            "the change is rolled back in {} unless you run `allowlist confirm`\n",
             humantime::format_duration(within)
         );
     }

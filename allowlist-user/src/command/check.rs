@@ -154,7 +154,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
     } else {
         last_good(paths, &sources).unwrap_or_else(|error| {
             found.warnings.push(format!(
-                "last-good lists cannot be read, so the lists of a start are unknown: {error:#}"
+                "the last-good lists cannot be read, so it is unknown which lists a start would use: {error:#}"
             ));
             Snapshot::new()
         })

@@ -21,7 +21,7 @@ pub(super) fn run(paths: &Paths, options: &Detach) -> Result<()> {
     let output = options.output;
     if !options.force {
         dataplane::require_namespace(&paths.pin_dir).context(
-            "not detached; run `allowlist detach` in that namespace (`nsenter --net=/proc/PID/ns/net`), or use --force",
+            "nothing was detached; run `allowlist detach` in that namespace (`nsenter --net=/proc/PID/ns/net`), or use --force",
         )?;
     }
     let interfaces = dataplane::detach_all(&paths.pin_dir)?;

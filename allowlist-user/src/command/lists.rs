@@ -11,7 +11,7 @@ use allowlist_policy::compile::{CompileError, require_room};
 use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
 use allowlist_policy::hints;
 use allowlist_policy::{Answer, Feed, Origin, Snapshot, Source};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use log::{info, warn};
 
@@ -20,7 +20,7 @@ use crate::additions::{Additions, SOURCE_PREFIX, source_name};
 use crate::cli::{Diff, Export, Fetch, History, Paths};
 use crate::config::{Config, provided};
 use crate::control::Client;
-use crate::error_code::code_of;
+use crate::error_code::{code_of, coded};
 use crate::event_log;
 use crate::export::{Listed, export as exported};
 use crate::journal::PolicyHistory;
@@ -52,13 +52,13 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
     if failed > 0 {
         bail_with!(
             MissingLists,
-            "{failed} sources failed to fetch; without a last-good list they would block activation"
+            "{failed} sources have no list, since fetching failed as logged above; nothing was exported"
         );
     }
     Ok(feeds)
 }
 
-/// Returns the target of a log record that reports an error, which names the code.
+/// Returns the log target of a record about `error`, by which the logger prints the error's code.
 fn target(error: &anyhow::Error) -> String {
     match code_of(error) {
         ErrorCode::Failed => "allowlist".to_owned(),
@@ -134,7 +134,7 @@ fn source(paths: &Paths, options: &Fetch) -> Result<Source> {
         .find(|source| source.name == name);
     match (own, provider) {
         (Some(_), None) if is_narrowed => bail!(
-            "--region and --parameter are for providers; {name:?} is a source of the configuration"
+            "--region and --parameter apply to providers, but {name:?} is a source of the configuration; omit them"
         ),
         (Some(source), _) if !is_narrowed => Ok(source.clone()),
         (_, Some(provider)) => provided_source(provider, options),
@@ -182,7 +182,7 @@ fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Sourc
     let parameters: BTreeMap<_, _> = options.parameter.iter().cloned().collect();
     provided(&provider.name, provider, &regions, &parameters).map_err(|message| {
         anyhow::anyhow!(
-            "provider {}: {message}; give it by --parameter",
+            "provider {}: {message}; set it with --parameter",
             provider.name
         )
     })
@@ -252,7 +252,7 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         let source = gathered.source;
         let before = last.get(&source.name);
         let outcome = match gathered.answer {
-            Err(error) => Outcome::Failed(format!("{error:#}")),
+            Err(error) => Outcome::Failed(coded(&error)),
             Ok(answer) => match evaluate_update(&source, before, answer, false, now) {
                 Ok(renewal) => Outcome::Changed(renewal, source.grace),
                 Err(refused) => Outcome::Refused(refused),
@@ -270,15 +270,20 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
     } else {
         print(&report::wrapped(&report::diff_text(&outcomes, &rejected)))?;
     }
-    let failed = outcomes
-        .values()
-        .filter(|one| matches!(one, Outcome::Failed(_)))
-        .count();
-    ensure!(
-        failed == 0,
-        "{failed} sources failed to fetch; their last-good lists stay active"
+    let failures = outcomes.values().filter_map(|outcome| match outcome {
+        Outcome::Failed(error) => Some(error.code),
+        _ => None,
+    });
+    let codes: Vec<ErrorCode> = failures.collect();
+    let Some(&first) = codes.first() else {
+        return Ok(());
+    };
+    let text = format!(
+        "{} of {} sources cannot be fetched, for the reasons above; their last-good lists stay active",
+        codes.len(),
+        outcomes.len()
     );
-    Ok(())
+    Err(CodedError::new(first, text).into())
 }
 
 /// Returns the rejected lists of a running daemon; none if no daemon runs, or this user may not query it.
@@ -328,7 +333,7 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
     } = event_log::read(&paths.state_dir)?;
     if damaged > 0 {
         warn!(
-            "{damaged} events in {} are damaged and are skipped",
+            "the history in {} has {damaged} damaged events, which are skipped",
             paths.state_dir.display()
         );
     }
@@ -344,7 +349,10 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
             .source
             .as_ref()
             .map_or_else(String::new, |name| format!(" of {name}"));
-        info!("{} has no changes{of} yet", paths.state_dir.display());
+        info!(
+            "the history in {} has no changes{of} yet",
+            paths.state_dir.display()
+        );
     }
     print(&report::wrapped(&report::history_text(events)))
 }

@@ -40,7 +40,7 @@ pub(super) async fn gather(sources: Vec<(Source, Vec<Validator>)>) -> Vec<Gather
             },
             _ = ticks.tick() => {
                 let names: Vec<&str> = awaited.iter().map(String::as_str).collect();
-                line.write(&format!("{} of {all} lists; waiting for {}", all - names.len(), names.join(", ")));
+                line.write(&format!("fetched {} of {all} lists; waiting for {}", all - names.len(), names.join(", ")));
             }
         }
     }

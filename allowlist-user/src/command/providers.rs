@@ -131,7 +131,7 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
         Ok(Some(state)) => state,
         Ok(None) => return Ok(Vec::new()),
         Err(error) => {
-            warn!("the last-good lists are not searched: {error}");
+            warn!("not searching the last-good lists: {error}");
             return Ok(Vec::new());
         }
     };
@@ -153,7 +153,7 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
             }
             Ok(None) => {}
             Err(error) => warn!(
-                "the last-good list of {} is not searched: {error}",
+                "not searching the last-good list of {}: {error}",
                 source.name
             ),
         }

@@ -284,7 +284,7 @@ fn accepts_up_to_64_services() {
 fn error_names_an_unreadable_file() {
     let error = Config::load(Path::new("/nowhere/a.toml")).expect_err("must be refused");
     assert_eq!(error.code(), ErrorCode::ConfigUnreadable);
-    expect!["/nowhere/a.toml: cannot be read: No such file or directory (os error 2); check the path and its permissions"].assert_eq(&error.to_string());
+    expect!["/nowhere/a.toml: the file cannot be read: No such file or directory (os error 2); check the path and its permissions"].assert_eq(&error.to_string());
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn inline_configuration_of_the_command_line() {
     );
     expect![[r#"
         --iface: is empty; write the name of an interface, such as "eth0"
-        --allow: "203.0.113.9/24" has host bits set; write "203.0.113.0/24" for the network or "203.0.113.9/32" for the one address
+        --allow: "203.0.113.9/24" has host bits set; write "203.0.113.0/24" for the network, or "203.0.113.9/32" for the address
         --provider: there is no provider "freshchatt"; did you mean "freshchat"?
         --port: no port is protected; add one, such as --port tcp/443"#]].assert_eq(&wrong.expect_err("must be refused").to_string());
     let empty = Config::from_inline(Vec::new(), Vec::new(), Vec::new(), vec![Ports::Any]);

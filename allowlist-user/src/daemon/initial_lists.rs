@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(health.failure_code, Some(ErrorCode::ListRejected));
         let reason = health.failure.as_deref().expect("a reason");
         let (_, reason) = reason.split_once("lab.txt").expect("the origin");
-        expect![": has 9 prefixes less, and with them 90 % of its IPv4 addresses; the limit is 50 % at once; raise `max_shrink` if that is right; the id of this list is 7241ce72b46ed6bc2d98803e2bbe6406; if the list is right, accept it with `allowlist accept lab`"].assert_eq(reason);
+        expect![": the list has lost 9 prefixes, and with them 90 % of its IPv4 addresses; the limit is 50 % at once: raise `max_shrink` if such a loss is expected; the id of this list is 7241ce72b46ed6bc2d98803e2bbe6406; if the list is right, accept it with `allowlist accept lab`"].assert_eq(reason);
         assert_eq!(health.failures, 1);
         assert!(health.rejected.is_some());
         assert_eq!(first.lists.feeds()["lab"].prefixes.len(), 10);

@@ -46,7 +46,7 @@ impl Report for AuditLog {
         }
         if self.damaged > 0 {
             text += &format!(
-                "warning: {} lines are damaged and are skipped\n",
+                "warning: the audit log has {} damaged lines, which are skipped\n",
                 self.damaged
             );
         }

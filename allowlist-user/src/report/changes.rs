@@ -7,6 +7,7 @@ use allowlist_lists::event::{Change, Event, EventKind};
 use allowlist_lists::list_update::{AcceptedUpdate, RejectedUpdate};
 use allowlist_lists::rejected::{RejectedLists, command, list_id};
 use allowlist_policy::difference::Difference;
+use allowlist_policy::error_code::CodedError;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -18,8 +19,8 @@ const SHOWN: usize = 20;
 
 /// The result of the fetch of one source for `allowlist diff`.
 pub enum Outcome {
-    /// The fetch failed, for this reason.
-    Failed(String),
+    /// The fetch failed, with this error.
+    Failed(CodedError),
     /// The gate would reject the list.
     Refused(Box<RejectedUpdate>),
     /// The list would become active. Its removed prefixes would stay allowed for this grace period.
@@ -39,7 +40,7 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
         let other = waiting.filter(|list| id.as_ref() != Some(&list.id));
         text += &other.map_or_else(String::new, |list| rejected_text(name, list));
         match outcome {
-            Outcome::Failed(reason) => text += &format!("{name}: fetch failed: {reason}\n"),
+            Outcome::Failed(error) => text += &format!("{name}: fetch failed: {error}\n"),
             Outcome::Refused(refused) => {
                 text += &format!(
                     "{name}: the gate would reject this list: {}\n",
@@ -65,10 +66,13 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
                 let stay = if difference.removed.is_empty() || grace.is_zero() {
                     String::new()
                 } else {
-                    format!(", which stay for {}", humantime::format_duration(*grace))
+                    format!(
+                        ", which stay active for {}",
+                        humantime::format_duration(*grace)
+                    )
                 };
                 text += &format!(
-                    "{name}: {} prefixes, {} more, {} less{stay}\n",
+                    "{name}: {} prefixes, {} added, {} removed{stay}\n",
                     feed.prefixes.len(),
                     difference.added.len(),
                     difference.removed.len(),
@@ -83,7 +87,7 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
 /// Returns the rejected lists and the changes that a refresh would make, by source, as JSON.
 pub fn diff_json(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists) -> Value {
     let one = |name: &str, outcome: &Outcome| match outcome {
-        Outcome::Failed(reason) => json!({ "outcome": "failed", "reason": reason }),
+        Outcome::Failed(error) => json!({ "outcome": "failed", "reason": error.error }),
         Outcome::Refused(refused) => json!({
             "outcome": "refused",
             "id": list_id(name, &refused.fetched.prefixes),
@@ -136,9 +140,9 @@ pub fn history_text(events: &[Event]) -> String {
 
 fn told(what: &EventKind) -> String {
     let counts = |change: &Change| match (change.added_count, change.removed_count) {
-        (added, 0) => format!("{added} more"),
-        (0, removed) => format!("{removed} less"),
-        (added, removed) => format!("{added} more, {removed} less"),
+        (added, 0) => format!("{added} added"),
+        (0, removed) => format!("{removed} removed"),
+        (added, removed) => format!("{added} added, {removed} removed"),
     };
     match what {
         EventKind::Changed {
@@ -160,9 +164,11 @@ fn told(what: &EventKind) -> String {
             "released: {} after their grace period; generation {generation}",
             counts(change)
         ),
-        EventKind::Refused { reason, change } => format!("refused: {}: {reason}", counts(change)),
-        EventKind::Failed { reason } => format!("failed: {reason}"),
-        EventKind::Recovered => "recovered".to_owned(),
+        EventKind::Refused { reason, change } => {
+            format!("rejected: {}: {reason}", counts(change))
+        }
+        EventKind::Failed { reason } => format!("fetch failed: {reason}"),
+        EventKind::Recovered => "recovered: the list can be fetched again".to_owned(),
         EventKind::Stale { fetched } => format!("stale: the list was last fetched {fetched}"),
     }
 }

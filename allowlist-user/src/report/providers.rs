@@ -29,7 +29,8 @@ pub fn providers_text(providers: &[&Provider]) -> String {
     }
     let mut text = format!("{table}\n");
     if providers.iter().any(|provider| provider.warning.is_some()) {
-        text += &format!("{MARK} has a warning: see `allowlist providers show NAME`\n");
+        text +=
+            &format!("{MARK} the provider has a warning: see `allowlist providers show NAME`\n");
     }
     text
 }
@@ -161,7 +162,7 @@ mod tests {
             .collect();
         assert_eq!(names[1], "pagerduty-webhooks-legacy !");
         assert_eq!(names[2].trim_end(), "pagerduty-webhooks-us");
-        assert!(providers_text(&[legacy]).contains("! has a warning"));
+        assert!(providers_text(&[legacy]).contains("! the provider has a warning"));
         assert!(!providers_text(&[us]).contains('!'));
         assert!(provider_text(legacy).contains("has not updated this list since 2022-05-05"));
     }

@@ -9,7 +9,7 @@ use super::{Report, widest_first};
 pub fn rejected_text(source: &str, list: &RejectedList) -> String {
     let difference = &list.difference;
     let mut text = format!(
-        "{source}: rejected list {} of {} prefixes, {} more, {} less: {}\n",
+        "{source}: rejected list {} of {} prefixes, {} added, {} removed: {}\n",
         list.id,
         list.prefixes,
         difference.added.len(),

@@ -141,7 +141,7 @@ fn a_batch_is_added_as_a_whole_or_not_at_all() -> anyhow::Result<()> {
     let ended = host.run_with(&add, &wrong)?;
     require_error(&ended, "invalid-prefix", &["standard input:10003: "]);
     expect![[r#"
-        error[invalid-prefix]: standard input:10003: "100.64.0.1/8" has host bits set; write "100.0.0.0/8" for the network or "100.64.0.1/32" for the one address
+        error[invalid-prefix]: standard input:10003: "100.64.0.1/8" has host bits set; write "100.0.0.0/8" for the network, or "100.64.0.1/32" for the address
         nothing was changed
     "#]].assert_eq(&ended.stderr);
     assert!(added(&host)?.is_empty() && !host.passes("100.64.0.1"));

@@ -69,8 +69,8 @@ fn a_source_that_fills_the_tables_blocks_no_other() -> anyhow::Result<()> {
         .map(|line| normalized(line, Some(&host.testbed.scratch)))
         .collect();
     expect![[r#"
-        <time> warning[list-rejected]: source big: 101 prefixes do not fit max_prefixes = 100; nothing was changed; raise max_prefixes, or drop a source (the largest is "big" with 101); the last-good list stays active
-        <time> warning[list-rejected]: source small: 113 prefixes do not fit max_prefixes = 100; nothing was changed; raise max_prefixes, or drop a source (the largest is "big" with 100); the last-good list stays active"#]].assert_eq(&log.join("\n"));
+        <time> warning[list-rejected]: source big: the lists have 101 prefixes, more than max_prefixes = 100; nothing was changed; raise max_prefixes, or remove a source (the largest is "big" with 101); the last-good list stays active
+        <time> warning[list-rejected]: source small: the lists have 113 prefixes, more than max_prefixes = 100; nothing was changed; raise max_prefixes, or remove a source (the largest is "big" with 100); the last-good list stays active"#]].assert_eq(&log.join("\n"));
     // The next start has the same lists.
     host.kill()?;
     host.testbed.scratch.write("small.txt", lines(2, 12))?;

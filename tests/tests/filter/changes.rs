@@ -345,8 +345,8 @@ fn a_file_is_read_again_when_it_is_written() -> anyhow::Result<()> {
         .map(|line| normalized(line, Some(&testbed.scratch)) + "\n")
         .collect();
     expect![[r#"
-        <time> warning[fetch-failed]: source office: <files>/office.txt: line 1: "198.18.0.4/99" is not a prefix: its length is greater than 32; use /0 to /32; the last-good list stays active
-        <time> warning[fetch-failed]: source office: <files>/office.txt: cannot be read: No such file or directory (os error); check the path and its permissions; the last-good list stays active
+        <time> warning[fetch-failed]: source office: <files>/office.txt: line 1: "198.18.0.4/99" is not a prefix: its prefix length is greater than 32; use /0 to /32; the last-good list stays active
+        <time> warning[fetch-failed]: source office: <files>/office.txt: the file cannot be read: No such file or directory (os error); check the path and its permissions; the last-good list stays active
     "#]].assert_eq(&failures);
     assert!(gets_through(&testbed, "198.18.0.5")?);
     Ok(())

@@ -307,7 +307,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
         attached.err().context("it is attached")
     })?;
     assert_eq!(error.code(), ErrorCode::UnsupportedInterface);
-    expect![[r#"cannot attach the flow tracker to eth0; return_traffic = "established" or "off" does without it: eth0 has the queueing discipline ingress, which excludes clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
+    expect![[r#"cannot attach the flow tracker to eth0; return_traffic = "established" and return_traffic = "off" do not need it: eth0 has the queueing discipline ingress, which excludes clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
     let query = || SchedClassifier::query_tcx("eth0", TcAttachType::Egress);
     if testbed.host.run(query).is_err() {
         skip!("this kernel has no tcx (added in 6.6)");

@@ -126,7 +126,7 @@ fn a_failing_vendor_changes_nothing() -> anyhow::Result<()> {
         .lines()
         .find(|line| line.starts_with("warning: vendor"));
     let warning = warning.with_context(|| text.clone())?;
-    expect!["warning: vendor: the last-good list is active: source vendor: http://127.0.0.1:<port>/list: cannot be reached: tcp connect error: Connection refused (os error); check the URL, this host's name resolution, its route and its proxy"].assert_eq(&normalized(warning, None));
+    expect!["warning: vendor: the last-good list is active: source vendor: http://127.0.0.1:<port>/list: the server cannot be reached: tcp connect error: Connection refused (os error); check the URL, and this host's name resolution, route and proxy"].assert_eq(&normalized(warning, None));
     assert!(gets_through(&testbed, "198.18.0.1")?);
     Ok(())
 }
@@ -177,7 +177,7 @@ fn a_list_that_outgrows_max_prefixes_changes_nothing() -> anyhow::Result<()> {
     let mut filter = testbed.filter(&["--config", &config])?;
     vendor.answer("/list", Answer::json(r#"["198.18.0.1", "198.18.0.2"]"#));
     let line = filter.wait_for_line("warning[list-rejected]: ", SOON)?;
-    expect![[r#"<time> warning[list-rejected]: source vendor: 4 prefixes do not fit max_prefixes = 3; nothing was changed; raise max_prefixes, or drop a source (the largest is "vendor" with 2); the last-good list stays active"#]].assert_eq(&normalized(&line, None));
+    expect![[r#"<time> warning[list-rejected]: source vendor: the lists have 4 prefixes, more than max_prefixes = 3; nothing was changed; raise max_prefixes, or remove a source (the largest is "vendor" with 2); the last-good list stays active"#]].assert_eq(&normalized(&line, None));
     assert_eq!(prefixes_of(&testbed, "vendor")?, ["198.18.0.1/32"]);
     let events = testbed.json("history")?["events"].clone();
     let refused = events

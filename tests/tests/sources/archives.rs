@@ -179,7 +179,7 @@ fn a_damaged_or_odd_archive_is_refused() {
     while let Some(at) = twice.windows(6).position(|window| window == b"v5.txt") {
         twice[at + 1] = b'4';
     }
-    errors.archive("two files of one name", twice, InvalidArchive);
+    errors.archive("two files with the same name", twice, InvalidArchive);
     errors.check(&expect_file!["snapshots/damaged_archives.txt"]);
 }
 

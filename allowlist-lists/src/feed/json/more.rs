@@ -50,8 +50,7 @@ fn stated(place: &str, members: &Map<String, Value>) -> Option<String> {
         .find_map(|name| Some((*name, next(members.get(*name)?)?)))
         .or_else(|| Some((*MORE.iter().find(is_more)?, "true".to_owned())))?;
     Some(format!(
-        "the document is one page of several ({place}{} is {value}), and the next page is not read: add its address \
-         to `url`, or use an address that has all of the list",
+        "the document is one page of several ({place}{} is {value}), and the next page is not read: add its URL to `url`, or use the URL of the whole list",
         member(name).trim_start_matches(if place.is_empty() { '.' } else { ' ' })
     ))
 }

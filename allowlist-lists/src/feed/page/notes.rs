@@ -98,7 +98,7 @@ impl Notes {
             if !listed.is_empty() {
                 let listed = some(&listed);
                 notes.push(format!(
-                    "kept {listed}, listed elsewhere too, in spite of {text:?}"
+                    "kept {listed} in spite of {text:?}, since the page lists it elsewhere too"
                 ));
             }
         }
@@ -138,7 +138,7 @@ fn not_read(what: What, text: &str) -> String {
         What::Section => "the number of a section",
         What::Pattern => "a pattern or a version",
     };
-    format!("not read as an address, but as {what}: {text:?}")
+    format!("read as {what}, not as an address: {text:?}")
 }
 
 fn some(prefixes: &[IpNet]) -> String {

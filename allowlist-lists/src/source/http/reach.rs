@@ -32,8 +32,7 @@ pub(super) enum Reach {
 pub enum AddressError {
     /// The address is link-local or that of a metadata service.
     #[error(
-        "{host} has the address {address}, a link-local or metadata address, which is never fetched from; configure \
-         the URL of the list"
+        "{host} has the address {address}, a link-local or metadata address, from which no list is fetched; configure the URL of the list"
     )]
     Local {
         /// The host of the URL.
@@ -43,8 +42,7 @@ pub enum AddressError {
     },
     /// The address is private, and a public server led to it by a redirect or link.
     #[error(
-        "a public server leads to {host} at the private address {address}; configure the URL of the list, or set \
-         `allow_private = true`"
+        "a redirect or link of a public server leads to {host}, at the private address {address}; configure the URL of the list, or set `allow_private = true`"
     )]
     Private {
         /// The host of the URL.

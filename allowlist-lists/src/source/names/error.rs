@@ -12,10 +12,10 @@ use crate::feed::PrefixError;
 #[derive(Clone, Debug, Error)]
 pub enum NameError {
     /// The system's file of name servers cannot be used, for this reason.
-    #[error("{RESOLV_CONF} cannot be used: {0}; it must list a name server, or set `resolvers`")]
+    #[error("{RESOLV_CONF} cannot be used: {0}; add a name server to it, or set `resolvers`")]
     NoServers(String),
     /// A configured text is not a valid DNS name.
-    #[error("{name:?} is not a name: {problem}; write one such as \"hooks.example.com\"")]
+    #[error("{name:?} is not a DNS name: {problem}; write one such as \"hooks.example.com\"")]
     NotAName {
         /// The configured text.
         name: String,
@@ -24,7 +24,7 @@ pub enum NameError {
     },
     /// The name does not exist (NXDOMAIN).
     #[error(
-        "{name} does not exist; check its spelling, and the vendor's documentation for a new name"
+        "the DNS name {name} does not exist; check its spelling, and the vendor's documentation for a new name"
     )]
     NoSuchName {
         /// The DNS name that was queried.
@@ -32,7 +32,7 @@ pub enum NameError {
     },
     /// The name exists, but has no records of the requested address families.
     #[error(
-        "{name} has no addresses{aliases}; check its spelling, and the vendor's documentation for a new name"
+        "the DNS name {name} has no addresses{aliases}; check its spelling, and the vendor's documentation for a new name"
     )]
     NoAddresses {
         /// The DNS name that was queried.
@@ -42,7 +42,7 @@ pub enum NameError {
     },
     /// The name has more addresses than the limit.
     #[error(
-        "{name} has {found} addresses, more than the limit of {MAX_ADDRESSES}; check that it is the right name"
+        "the DNS name {name} has {found} addresses, more than the limit of {MAX_ADDRESSES}; check its spelling"
     )]
     TooMany {
         /// The DNS name that was queried.
@@ -51,7 +51,7 @@ pub enum NameError {
         found: usize,
     },
     /// The name has an address that no packet carries.
-    #[error("{name} has an address that cannot be used: {error}; report it to the vendor")]
+    #[error("the DNS name {name} has an unusable address: {error}; report it to the vendor")]
     Address {
         /// The DNS name that was queried.
         name: String,
@@ -60,8 +60,7 @@ pub enum NameError {
     },
     /// The name server answered with an error code, such as SERVFAIL or REFUSED.
     #[error(
-        "{name} cannot be resolved: the name server {server} answers {problem:?} for its {record} records; check \
-         that server, or set `resolvers`"
+        "{name} cannot be resolved: the name server {server} answers {problem:?} to the query for {record} records; check that server, or set `resolvers`"
     )]
     Refused {
         /// The DNS name that was queried.
@@ -75,8 +74,7 @@ pub enum NameError {
     },
     /// No name server gave a valid answer in time.
     #[error(
-        "{name} cannot be resolved: no answer for its {record} records from the name server {server} in time; \
-         check that it is reachable, raise `timeout`, or set `resolvers`"
+        "{name} cannot be resolved: the name server {server} did not answer the query for {record} records in time; check that it is reachable, raise `timeout`, or set `resolvers`"
     )]
     Timeout {
         /// The DNS name that was queried.
@@ -88,8 +86,7 @@ pub enum NameError {
     },
     /// The communication with the name server failed.
     #[error(
-        "{name} cannot be resolved: the name server {server} fails for its {record} records: {problem}; check \
-         that server, or set `resolvers`"
+        "{name} cannot be resolved: the query to the name server {server} for {record} records failed: {problem}; check that server, or set `resolvers`"
     )]
     Failed {
         /// The DNS name that was queried.

@@ -246,6 +246,6 @@ mod tests {
         assert_eq!(servers.expect("it names some"), expected);
         let error = system_servers(b"search example.com\n").expect_err("it names none");
         assert!(matches!(error, NameError::NoServers(_)), "{error:?}");
-        expect!["/etc/resolv.conf cannot be used: no nameservers found in config; it must list a name server, or set `resolvers`"].assert_eq(&error.to_string());
+        expect!["/etc/resolv.conf cannot be used: no nameservers found in config; add a name server to it, or set `resolvers`"].assert_eq(&error.to_string());
     }
 }

@@ -134,7 +134,7 @@ fn with_a_record() {
 fn without_a_record() {
     expect![[r#"
         192.0.2.9 to tcp/443 on eth0 passes; generation 3
-        pass allowed: step 4: a service that the record does not know covers it and allows a source that the record does not know, which lists 192.0.2.9
+        pass allowed: step 4: a service whose name is unknown covers it and allows a source whose name is unknown, which lists 192.0.2.9
 
         prefix        reaches  listed by  grace period
         192.0.2.0/24                      -

@@ -133,12 +133,12 @@ impl Explanation {
 
     /// Returns the reason of a decision as text: the step of docs/packets.md, and the names involved.
     fn why(&self, reached: &Reached) -> String {
-        let services = named(&reached.services, "a service that the record does not know");
+        let services = named(&reached.services, "a service whose name is unknown");
         let address = self.question.address;
         match reached.row.decision.reason {
             Reason::Allowed => format!(
                 "step 4: {services} covers it and allows {}, which lists {address}",
-                named(&reached.sources, "a source that the record does not know")
+                named(&reached.sources, "a source whose name is unknown")
             ),
             Reason::NotAllowed if self.prefixes.is_empty() => {
                 format!("step 4: {services} covers it, and no source lists {address}")
