@@ -10,6 +10,7 @@ use std::os::fd::AsFd as _;
 use allowlist_common::abi::{GENERATIONS, SLOTS};
 use aya::maps::MapData;
 
+use super::btf;
 use super::memory::{Memory, Part};
 use super::pins::{Pins, is_pinned};
 use super::sys::{NewMap, bpf_map_create, read_value};
@@ -84,6 +85,7 @@ fn make(words: usize) -> Result<Generations> {
     let slots = NewMap::Values {
         words,
         entries: SLOTS,
+        types: Some(&btf::generations(words)),
     };
     let map = bpf_map_create(slots).map_err(|error| {
         let bytes = words * size_of::<u64>();

@@ -15,7 +15,7 @@
 //! - `lookup` computes the verdict of the active generation for a packet
 //! - `ranges` and `tries` are the two lookup structures for sources
 //! - `generations` are the tables of the slots, `slots` other maps by slot, `memory` the memory of a map
-//! - `control_map` stores values atomically, `rcu` waits for running programs, `sys` makes system calls that aya lacks
+//! - `btf` describes the types of large tables, `control_map` stores values atomically, `rcu` waits for running programs, `sys` makes system calls that aya lacks
 //! - `link` reads and detaches pinned links
 //! - `pins` knows the paths of all pins
 //! - `selfcheck` compares the kernel with the published state, `facts` reads both, `repair` restores pins
@@ -47,6 +47,7 @@
 
 mod attach;
 mod attach_mode;
+mod btf;
 mod clock;
 mod commit_confirm;
 mod control_map;

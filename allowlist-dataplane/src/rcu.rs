@@ -30,6 +30,7 @@ impl GracePeriod {
         let stored = bpf_map_create(NewMap::Values {
             words: 1,
             entries: 1,
+            types: None,
         })
         .context(WHAT)?;
         let array = bpf_map_create(NewMap::ArrayOf {

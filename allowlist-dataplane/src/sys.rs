@@ -14,6 +14,8 @@ use aya_obj::generated::{
     BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_info,
 };
 
+use super::btf::MapTypes;
+
 /// The access with which a pinned object is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -32,6 +34,8 @@ pub(super) enum NewMap<'a> {
         words: usize,
         /// The number of values.
         entries: u32,
+        /// The types by which `bpftool` prints keys and values.
+        types: Option<&'a MapTypes>,
     },
     /// An array of words, which can be mapped into memory. Arrays of different lengths can be stored in the same array
     /// of maps.
@@ -48,11 +52,12 @@ pub(super) enum NewMap<'a> {
     },
 }
 
+/// Creates a map. If the kernel refuses the types, the map has none: only `bpftool` uses them.
 pub(super) fn bpf_map_create(new: NewMap<'_>) -> io::Result<OwnedFd> {
     const WORD: u32 = size_of::<u64>() as u32;
     let number = |words: usize| u32::try_from(words).map_err(|_| too_large());
     let (kind, value_size, max_entries, flags, inner) = match new {
-        NewMap::Values { words, entries } => {
+        NewMap::Values { words, entries, .. } => {
             let bytes = number(words)?.checked_mul(WORD).ok_or_else(too_large)?;
             (BPF_MAP_TYPE_ARRAY, bytes, entries, BPF_F_MMAPABLE, 0)
         }
@@ -72,10 +77,35 @@ pub(super) fn bpf_map_create(new: NewMap<'_>) -> io::Result<OwnedFd> {
     attributes.__bindgen_anon_1.max_entries = max_entries;
     attributes.__bindgen_anon_1.map_flags = flags;
     attributes.__bindgen_anon_1.inner_map_fd = inner;
+    let btf = match new {
+        NewMap::Values {
+            types: Some(types), ..
+        } => load_btf(&types.bytes).ok().map(|btf| (btf, types)),
+        _ => None,
+    };
+    if let Some((btf, types)) = &btf {
+        attributes.__bindgen_anon_1.btf_fd = btf.as_raw_fd().cast_unsigned();
+        attributes.__bindgen_anon_1.btf_key_type_id = types.key;
+        attributes.__bindgen_anon_1.btf_value_type_id = types.value;
+    }
     #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
     // SAFETY: the attributes hold no pointer; the result is a new descriptor without another owner.
     unsafe {
         let descriptor = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attributes)?;
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Loads BTF, and returns its descriptor. A map that is created with the BTF keeps it.
+fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut attributes = no_attributes();
+    attributes.__bindgen_anon_7.btf = bytes.as_ptr() as u64;
+    attributes.__bindgen_anon_7.btf_size = u32::try_from(bytes.len()).map_err(|_| too_large())?;
+    #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
+    // SAFETY: the kernel reads `btf_size` bytes, which live until it has returned; the result is a new descriptor
+    // without another owner.
+    unsafe {
+        let descriptor = bpf(bpf_cmd::BPF_BTF_LOAD, &mut attributes)?;
         Ok(OwnedFd::from_raw_fd(descriptor))
     }
 }

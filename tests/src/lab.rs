@@ -12,6 +12,7 @@ mod gro;
 mod hang;
 mod link;
 mod manager;
+mod map_types;
 mod namespace;
 mod process;
 mod scratch;
@@ -36,6 +37,7 @@ pub use link::{
     veth_with_queues,
 };
 pub use manager::Manager;
+pub use map_types::MapTypes;
 pub use namespace::Namespace;
 pub use process::{Program, allowlist};
 pub use scratch::Scratch;

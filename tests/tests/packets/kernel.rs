@@ -1,6 +1,7 @@
 //! The shipped programs, loaded into the kernel with their own maps, and not attached.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use allowlist_common::abi::{
@@ -68,6 +69,11 @@ impl Kernel {
             trusts_ports: true,
             keeps_crowding: false,
         }
+    }
+
+    /// Returns the folder of the pinned maps.
+    pub(crate) fn pin_dir(&self) -> PathBuf {
+        self.scratch.pin_dir().join(format!("v{VERSION}"))
     }
 
     fn trust_port_of(&self, frame: &[u8]) {

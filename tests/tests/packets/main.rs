@@ -8,6 +8,7 @@ mod fast_path;
 mod frames;
 mod in_place;
 mod kernel;
+mod map_types;
 mod oracle;
 mod player;
 mod random;

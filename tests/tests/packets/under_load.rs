@@ -42,14 +42,14 @@ fn tables(turn: u32) -> Tables {
 }
 
 /// Returns a policy that allows [`ALLOWED`], [`ALLOWED_V6`] and the prefixes.
-fn tables_with(prefixes: Vec<IpNet>) -> Tables {
+pub(crate) fn tables_with(prefixes: Vec<IpNet>) -> Tables {
     let text = "[services.web]\nports = ['tcp/443']\nallow = ['a', 'b']\n\
                 [sources.a]\nprefixes = ['198.18.77.0/24', '2001:db8:77::/48']\n\
                 [sources.b]\nprefixes = ['192.0.2.1']\n";
     let config = Config::parse(text, "test.toml".as_ref()).expect("a configuration");
     let mut snapshot = allowlist_tests::model::static_snapshot(&config.policy);
     snapshot.get_mut("b").expect("a source").prefixes = prefixes;
-    compile(&config.policy, &snapshot, 10_000, &IdTable::default()).expect("tables")
+    compile(&config.policy, &snapshot, 100_000, &IdTable::default()).expect("tables")
 }
 
 #[test]
