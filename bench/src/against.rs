@@ -41,7 +41,7 @@ const FLOOR: &str = "older object again";
 const LOADS: usize = 5;
 const XDP_PASS: u32 = 2;
 
-/// A kind of packet, and its verdict.
+/// A kind of packet to measure, with the verdict that every subject must give.
 struct Case {
     name: &'static str,
     family: Family,
@@ -72,7 +72,7 @@ const CASES: [Case; 6] = [
     case("TCP SYN over IPv6, dropped", Family::V6, syn, false),
 ];
 
-/// An object file that is loaded several times.
+/// An object file to compare, with its programs: each load is one copy of the XDP program.
 struct Subject {
     name: &'static str,
     loads: Vec<Ebpf>,
@@ -109,7 +109,7 @@ pub(crate) fn run(record: &mut Record, effort: &Effort, file: &Path) -> Result<(
     Ok(())
 }
 
-/// Measures each load of each subject once.
+/// Measures the cost of each loaded copy of each subject once, for one kind of packet.
 fn measure(
     record: &mut Record,
     effort: &Effort,
@@ -129,7 +129,7 @@ fn measure(
     }
     let medians: Vec<f64> = costs.into_iter().map(median).collect();
     let old = subjects.iter().position(|subject| subject.name == OLD);
-    let old = medians[old.context("no older object among the subjects")?];
+    let old = medians[old.context("the older object is missing among the subjects")?];
     for (subject, value) in subjects.iter().zip(medians) {
         let mut add = |unit, value| {
             record.add(Sample {
@@ -162,11 +162,13 @@ impl Subject {
             Layout::of(&loaded)?.fill(&mut loaded, policy)?;
             let program: &mut Xdp = loaded
                 .program_mut(PROGRAM)
-                .with_context(|| format!("has no program {PROGRAM}"))?
+                .with_context(|| {
+                    format!("the object file has no program {PROGRAM}; use an object of allowlist")
+                })?
                 .try_into()?;
             program
                 .load()
-                .context("the kernel does not take its program")?;
+                .context("the kernel refuses to load the program of the object file")?;
             Ok(loaded)
         });
         Ok(Self {
@@ -180,7 +182,7 @@ impl Subject {
         Ok(program.try_into()?)
     }
 
-    /// Refuses a program that did not find the policy in its tables.
+    /// Checks that the subject's programs give the expected verdict, so that their tables hold the policy.
     fn check(&self, case: &Case, frame: &[u8]) -> Result<()> {
         let wanted = if case.is_allowed { XDP_PASS } else { XDP_DROP };
         for load in 0..LOADS {
@@ -195,7 +197,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Records the sizes of the program, which are the same for each load.
+    /// Records the sizes of the subject's program, which are the same for each loaded copy.
     fn record_sizes(&self, record: &mut Record) -> Result<()> {
         let size = programs::size(self.program(0)?)?;
         for (unit, value) in [
@@ -218,7 +220,7 @@ impl Subject {
 }
 
 impl Case {
-    /// Returns the frame, with a listed source if it is to be allowed.
+    /// Returns a frame of this kind; its source is listed if the frame is to be allowed.
     fn frame(&self) -> Vec<u8> {
         let mut frame = (self.make)(self.family);
         let at = match self.family {

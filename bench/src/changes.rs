@@ -14,11 +14,11 @@ use anyhow::{Result, ensure};
 use crate::Effort;
 use crate::record::{Record, Sample};
 
-/// The number of prefixes in the active list.
+/// The numbers of prefixes in the active list for which changes are measured.
 const LISTED: [u32; 3] = [0, 10_000, 100_000];
 /// The number of single-prefix changes per round.
 const SINGLES: usize = 20;
-/// The number of prefixes in a batch.
+/// The number of prefixes that a batch change adds.
 const BATCH: u32 = 10_000;
 
 pub(crate) const MEASURE: &str = "changes";

@@ -18,10 +18,10 @@ use crate::traffic::{Family, List, Traffic};
 
 pub(crate) const MEASURE: &str = "filter";
 pub(crate) const UNIT: &str = "ns/packet";
-/// The baseline of the ratios.
+/// The name of the subject that is the baseline of the ratios: a program that drops every packet.
 pub(crate) const BARE: &str = "XDP drop";
 const TRIE: &str = "trie in XDP";
-/// The shipped filter, by its setting of `lookup`.
+/// The names of the subjects that are the shipped filter, each with its value of the key `lookup`.
 const OURS: [(&str, &str); 2] = [
     ("allowlist", "range-table"),
     ("allowlist, lpm-trie", "lpm-trie"),
@@ -30,7 +30,7 @@ const OURS: [(&str, &str); 2] = [
 const SEED: u64 = 20_260_103;
 const XDP_PASS: u32 = 2;
 
-/// A kind of packet, under one configuration.
+/// A kind of packet, and the configuration under which it is measured.
 struct Case {
     name: &'static str,
     family: Family,
@@ -230,7 +230,7 @@ impl Front {
         programs::set_addresses(
             &mut object,
             list.family,
-            &addresses.context("a list has prefixes")?,
+            &addresses.context("cannot draw addresses from an empty list")?,
         )?;
         let frame = (case.frame)(case.family);
         let header = if is_tagged(&frame) { 18 } else { 14 };
@@ -271,7 +271,7 @@ impl Front {
     }
 }
 
-/// The port of the last service.
+/// The destination port of the frames, which the last service covers.
 const PORT: u16 = 4_433;
 
 fn udp(family: Family) -> Vec<u8> {

@@ -30,15 +30,15 @@ use crate::traffic::{Family, List, Traffic};
 pub(crate) const MEASURE: &str = "interface";
 pub(crate) const RATE: &str = "packets/s";
 pub(crate) const COST: &str = "ns/packet";
-/// The baseline: the cost of the interface and the sender.
+/// The name of the baseline subject, which shows the cost of the interface and the sender alone.
 const FLOOR: &str = "XDP drop";
-/// The shipped filter.
+/// The name of the subject that is the shipped filter.
 pub(crate) const OURS: &str = "allowlist";
 const CASE: &str = "UDP flood";
 
 const SEED: u64 = 20_260_102;
 pub(crate) const PREFIXES: [usize; 2] = [10_000, 100_000];
-/// The number of frames per round.
+/// The number of frames that the sender sends in a round.
 const FRAMES: u32 = 500_000;
 const QUICK_FRAMES: u32 = 100_000;
 /// The batch size of the sender, which is also that of the receiver (`NAPI_POLL_WEIGHT`).
@@ -72,7 +72,7 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<FinishedSubjec
         programs::set_addresses(
             &mut sender.object,
             Family::V4,
-            &unlisted.context("no addresses outside the list")?,
+            &unlisted.context("cannot draw addresses outside of the list")?,
         )?;
         let subjects = subject::all(record, &list)?;
         for round in 0..effort.rounds {
@@ -98,7 +98,7 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<FinishedSubjec
     })
 }
 
-/// The sender of the flood.
+/// The sender of the flood: a program that emits frames into the interface.
 struct Sender {
     object: Ebpf,
     template: Vec<u8>,
@@ -107,7 +107,7 @@ struct Sender {
 
 impl Sender {
     fn new(frames: u32) -> Result<Self> {
-        /// The offset of the UDP checksum.
+        /// The offset of the UDP checksum in a frame, in bytes.
         const CHECKSUM: usize = 14 + 20 + 6;
         // The stack drops packets to other addresses before any firewall rule.
         let [from, to] = ["198.51.100.2", "198.51.100.1"]

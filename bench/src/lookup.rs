@@ -19,16 +19,16 @@ use crate::record::{Record, Sample, float};
 use crate::traffic::{Family, List, Traffic};
 
 pub(crate) const MEASURE: &str = "lookup";
-/// The whole cost of a packet.
+/// The unit of the whole cost of a packet.
 pub(crate) const GROSS: &str = "ns/packet";
-/// The cost of a packet minus the cost of the floor in the same round.
+/// The unit of the cost of a packet minus that of the baseline in the same round.
 pub(crate) const NET: &str = "ns/packet over floor";
 pub(crate) const CODE: &str = "bytes of machine code";
 pub(crate) const INSTRUCTIONS: &str = "instructions";
 pub(crate) const VERIFIED: &str = "instructions verified";
 pub(crate) const MEMORY: &str = "bytes/prefix";
 
-/// The baseline of the other subjects.
+/// The name of the subject that is the baseline of the others: a program without a lookup.
 pub(crate) const FLOOR: &str = "floor";
 pub(crate) const TRIE: &str = "trie";
 pub(crate) const OURS: &str = "range table";
@@ -38,7 +38,7 @@ const PREFIXES: [usize; 6] = [0, 28, 1_000, 10_000, 100_000, 1_000_000];
 const QUICK_PREFIXES: [usize; 4] = [0, 28, 10_000, 100_000];
 const QUICK_TRAFFIC: [Traffic; 2] = [Traffic::Miss, Traffic::Zipf];
 
-/// A lookup engine.
+/// A lookup engine to compare, with its programs and maps.
 struct Subject {
     name: &'static str,
     /// The programs for IPv4 and for IPv6.
@@ -47,7 +47,7 @@ struct Subject {
     capacities: fn(&List) -> Vec<(&'static str, u32)>,
     /// Writes a list to the maps, and returns their size in bytes if the engine has any.
     fill: fn(&mut Ebpf, &List, &RangeTable) -> Result<Option<u64>>,
-    /// Whether the programs look up addresses, so that their results are checked.
+    /// Whether the programs look up addresses, so that their results can be checked.
     looks_up: bool,
 }
 
@@ -150,7 +150,7 @@ fn measure_traffic(
             costs.push(programs::cost(program, &frame, effort.burst)?);
         }
         let floor = SUBJECTS.iter().position(|one| one.name == FLOOR);
-        let floor = costs[floor.context("no floor among the subjects")?];
+        let floor = costs[floor.context("the baseline is missing among the subjects")?];
         for (subject, cost) in SUBJECTS.iter().zip(costs) {
             let net = subject.looks_up.then_some((NET, cost - floor));
             for (unit, value) in [Some((GROSS, cost)), net].into_iter().flatten() {
@@ -169,7 +169,7 @@ fn measure_traffic(
     Ok(())
 }
 
-/// Checks that a program finds the share of addresses that the traffic promises; about half of a mix.
+/// Checks that a program finds the expected share of the addresses: all, none, or about half of a mix.
 fn check_found(
     object: &Ebpf,
     subject: &Subject,
@@ -195,7 +195,7 @@ fn check_found(
     Ok(())
 }
 
-/// Records the sizes of a subject, which are the same in each round.
+/// Records the sizes of a subject's programs and maps, which are the same in each round.
 fn record_sizes(
     record: &mut Record,
     object: &Ebpf,

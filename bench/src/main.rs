@@ -72,7 +72,7 @@ enum Measure {
     Changes,
 }
 
-/// The extent of the measurements.
+/// The number of rounds, bursts and lists of the measurements.
 struct Effort {
     rounds: usize,
     burst: u32,

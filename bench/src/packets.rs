@@ -36,12 +36,15 @@ const POLICY: &str = r#"
     prefixes = ["203.0.113.0/24"]
 "#;
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
-/// The remote ends of the host's flows, and its local ports: one with flows, one without.
+/// The remote end of the host's flows to a name server.
 const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), 53);
+/// The remote end of the host's flows to a web server.
 const MIRROR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
+/// A local port of the host that has flows.
 const USED: u16 = 40_000;
+/// A local port of the host that has no flows.
 const UNUSED: u16 = 50_000;
-/// The number of frames per kind.
+/// The number of different frames of each kind of packet.
 const FRAMES: u16 = 8;
 
 /// The names and keys of the settings; the first is the baseline.
@@ -139,7 +142,7 @@ fn tcp(from: SocketAddr, to: SocketAddr, flags: u8) -> Vec<u8> {
     frame
 }
 
-/// The programs with one setting.
+/// The filter's programs, loaded with one setting of the configuration.
 struct Subject {
     object: Ebpf,
     watch: Option<Watch>,
@@ -164,7 +167,7 @@ impl Subject {
         let mut object = dataplane.load_program(0, false)?;
         let egress: &mut SchedClassifier = object
             .program_mut(TRACKER_PROGRAM)
-            .context("no flow tracker")?
+            .context("the filter's object file has no flow tracker")?
             .try_into()?;
         egress.load()?;
         for to in [RESOLVER, MIRROR] {

@@ -23,7 +23,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0xe6, 0x9f, 0x00),
 ];
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
-/// The position of zero prefixes on the logarithmic axis.
+/// The x position of a list without prefixes, which a logarithmic axis does not have.
 const NONE: f64 = 1.0;
 
 /// The title of a plot, and the label of its value axis.

@@ -21,13 +21,13 @@ use jiff::Timestamp;
 
 use crate::traffic::{Family, List};
 
-/// The number of addresses in the map; `tests/ebpf` has the same constant.
+/// The number of addresses in the map of source addresses; `tests/ebpf` has the same constant.
 pub(crate) const ADDRESSES: usize = 1 << 20;
 
 /// The return value of a program that drops the packet.
 pub(crate) const XDP_DROP: u32 = 1;
 
-/// The counters of one CPU, or their sum; `tests/ebpf` has the same type.
+/// The counters that a benchmark program keeps on one CPU, or their sum over all CPUs; `tests/ebpf` has the same type.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
@@ -43,7 +43,7 @@ pub(crate) struct Size {
     pub(crate) code: u32,
     /// The number of BPF instructions after the kernel's rewriting (`xlated`).
     pub(crate) instructions: u32,
-    /// The number of instructions that the verifier processed.
+    /// The number of instructions that the verifier processed on all paths of the program.
     pub(crate) verified: u32,
 }
 
@@ -51,15 +51,15 @@ pub(crate) struct Size {
 // SAFETY: integers without padding, so any bytes are a valid value.
 unsafe impl aya::Pod for Tally {}
 
-/// Loads all programs and maps; `capacities` has the capacities of maps.
+/// Loads all benchmark programs and maps; `capacities` has the capacities of maps by name.
 ///
-/// Pass the result to `mem::forget` if it has many prefixes and a measurement follows: the kernel occupies a CPU while it
-/// frees them.
+/// Pass the result to `mem::forget` if it has many prefixes and a measurement follows: the kernel occupies a CPU while
+/// it frees them.
 pub(crate) fn load(capacities: &[(&str, u32)]) -> Result<Ebpf> {
     load_with(capacities, None)
 }
 
-/// Loads all programs and maps, with the map of a published range table.
+/// Loads all benchmark programs and maps, with the map of a published range table.
 pub(crate) fn load_with(capacities: &[(&str, u32)], table: Option<&RangeTable>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     if let Some(table) = table {
@@ -90,7 +90,7 @@ pub(crate) fn program<'a>(object: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
     Ok(program.try_into()?)
 }
 
-/// Sets the addresses that the programs read, in this order and cyclically.
+/// Sets the source addresses that the benchmark programs look up, in this order and cyclically.
 pub(crate) fn set_addresses(object: &mut Ebpf, family: Family, addresses: &[u128]) -> Result<()> {
     match family {
         Family::V4 => {
@@ -121,9 +121,9 @@ fn set_array<T: aya::Pod, const N: usize>(
 
 /// A list in the product's range table, compiled and published by the product's code.
 pub(crate) struct RangeTable {
-    /// The pin of the map.
+    /// The pin of the map with the range table.
     pin: PathBuf,
-    /// The active slot.
+    /// The slot of the active generation in the map.
     slot: u32,
     /// The size of the pool in words.
     pool: u32,
@@ -133,7 +133,8 @@ pub(crate) struct RangeTable {
     _scratch: Scratch,
 }
 
-/// The number of sources; the prefixes are distributed over them, so that adjacent prefixes have different ids.
+/// The number of sources in the published policy. Prefixes are distributed over them, so that adjacent prefixes have
+/// different match ids.
 const SOURCES: usize = 16;
 
 /// A list that the product's code has compiled and published.
@@ -164,7 +165,7 @@ impl PublishedList {
         Ok(published)
     }
 
-    /// Distributes a list over the sources; `more` is an additional prefix.
+    /// Returns the lists of the sources, over which the prefixes of `list` and `more` are distributed.
     pub(crate) fn snapshot(list: &List, more: Option<IpNet>) -> Snapshot {
         let mut lists = vec![Vec::new(); SOURCES];
         for (index, prefix) in list.prefixes.iter().enumerate() {

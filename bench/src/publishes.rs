@@ -30,12 +30,14 @@ const MOST_IN_TRIES: usize = 100_000;
 const ENGINES: [(&str, &str); 2] = [("range table", "range-table"), ("lpm-trie", "lpm-trie")];
 const SEED: u64 = 20_260_104;
 
-/// The sizes of the measurement under load.
+/// The number of prefixes in each list of the measurement under load.
 const LOADED: usize = 10_000;
+/// The number of publishes in the measurement under load.
 const PUBLISHES: usize = 1_000;
 const QUICK_PUBLISHES: usize = 100;
-/// A source in both lists, and a source in neither.
+/// A source address that both lists contain.
 const LISTED: &str = "198.18.0.1";
+/// A source address that neither list contains.
 const UNLISTED: &str = "198.18.0.2";
 
 pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<()> {
@@ -64,7 +66,7 @@ fn policy(lookup: &str) -> String {
     )
 }
 
-/// Returns two different lists.
+/// Returns two different lists of `count` prefixes each, to publish alternately.
 fn lists(count: usize) -> [List; 2] {
     [0, 1].map(|turn| List::new(Family::V4, count, SEED + turn))
 }

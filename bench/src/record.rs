@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-/// The version of the format of [`Record::json`]; raised when the meaning of a field changes.
+/// The version of the format of [`Record::json`], raised when the meaning of a field changes.
 const SCHEMA: u32 = 1;
 
 /// One measured value of one round.
@@ -22,7 +22,7 @@ pub(crate) struct Sample {
     pub(crate) measure: &'static str,
     /// The engine, program or setting that is compared with others.
     pub(crate) subject: String,
-    /// The conditions; subjects are compared within a case.
+    /// The conditions of the measurement, such as the kind of packet; subjects are compared within a case.
     pub(crate) case: String,
     /// The number of active prefixes.
     pub(crate) prefixes: usize,
@@ -79,7 +79,7 @@ pub(crate) struct Record {
 pub(crate) struct TableSpec<'a> {
     pub(crate) measure: &'static str,
     pub(crate) unit: &'static str,
-    /// The heading of the first column.
+    /// The heading of the table's first column, which names the cases.
     pub(crate) cases: &'a str,
     /// The subject that is the baseline of the ratios.
     pub(crate) against: Option<&'a str>,
@@ -90,7 +90,7 @@ impl Record {
         self.samples.push(sample);
     }
 
-    /// Adds a note about a skipped subject or a disturbance, unless it exists already.
+    /// Adds a note about a skipped subject or a disturbance, unless the same note exists already.
     pub(crate) fn note(&mut self, note: String) {
         if !self.notes.contains(&note) {
             self.notes.push(note);
@@ -252,7 +252,7 @@ impl Summary {
         }
     }
 
-    /// Formats the median, the quartiles if they differ, and the ratio to another median.
+    /// Formats the median, the quartiles if they differ from it, and the ratio to the median `against`.
     fn cell(&self, against: Option<f64>) -> String {
         let mut cell = number(self.median);
         let [low, high] = [self.lower_quartile, self.upper_quartile].map(number);

@@ -47,7 +47,7 @@ pub(crate) struct List {
     ranges: Ranges,
 }
 
-/// The union of prefixes, as sorted ranges with gaps between them.
+/// A union of prefixes, as sorted ranges of addresses with gaps between them.
 struct Ranges(Vec<(u128, u128)>);
 
 /// The number of providers with IPv6 addresses.
@@ -128,7 +128,7 @@ impl Prefix {
 }
 
 impl List {
-    /// Draws a list of `count` different prefixes.
+    /// Draws a random list of `count` different prefixes; equal seeds give equal lists.
     pub(crate) fn new(family: Family, count: usize, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let (prefixes, blocks) = match family {

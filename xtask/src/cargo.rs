@@ -130,7 +130,7 @@ impl Built {
             .iter()
             .map(|folder| Path::new(folder).join(name))
             .find(|path| path.exists())
-            .with_context(|| format!("no build script made `{name}`"))
+            .with_context(|| format!("no build script wrote the file `{name}`"))
     }
 
     /// Parses one line of `cargo build --message-format=json`.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cargo, setup};
 
-/// Files of this repository and their paths in the archive.
+/// The files of this repository that the archive contains, each with its path there.
 const FILES: [(&str, &str); 20] = [
     (
         "dist/allowlist.service",
@@ -82,7 +82,7 @@ const FILES: [(&str, &str); 20] = [
     ),
 ];
 
-/// Shells and the paths of their completion scripts.
+/// The shells for which the archive has completion scripts, each with the path of its script.
 const COMPLETIONS: [(&str, &str); 3] = [
     (
         "bash",
@@ -207,7 +207,8 @@ fn pack(folder: &Path, archive: &Path) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Returns the modification time for all files, in seconds since the epoch: the commit's, so builds are reproducible.
+/// Returns the modification time of all files in the archive, in seconds since the epoch: that of the commit, so that
+/// builds are reproducible.
 fn modification_time() -> Result<String> {
     if let Ok(seconds) = env::var("SOURCE_DATE_EPOCH") {
         return Ok(seconds);

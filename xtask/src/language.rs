@@ -18,10 +18,10 @@ use crate::{cargo, tidy};
 /// limit is lowered to 3.0 as the rest of the text is rewritten.
 pub(crate) const LIMIT: f64 = 1.5;
 
-/// How many of the worst files the summary names.
+/// The maximum number of files that the summary names: those with the most hits.
 const SHOWN_FILES: usize = 10;
 
-/// A construction, as a regular expression, and its replacement.
+/// The constructions to find, each as a regular expression with its replacement.
 const RULES: [(&str, &str); 8] = [
     (
         r"(?i)\bwhat (is|was|are|were|has|have|had|does|did|do|it|they|the|a|an|each|every|this|that|becomes?|became|can|could|would|should|must|may|comes?|came|goes|follows|stands?|passes|others?|some|any|one|nobody|somebody)\b",
@@ -85,17 +85,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A construction that was found.
+/// A place in a file where a construction was found.
 #[derive(Debug, PartialEq, Eq)]
 struct Hit {
-    /// The line, from 1.
+    /// The number of the line, from 1.
     line: usize,
     text: String,
-    /// The advice of the rule.
+    /// The replacement that the rule proposes.
     instead: &'static str,
 }
 
-/// The prose of a file.
+/// The words and hits in the prose of a file.
 #[derive(Debug, Default)]
 struct Found {
     hits: Vec<Hit>,
@@ -127,7 +127,7 @@ impl Checker {
     }
 }
 
-/// Hits and words by file.
+/// The numbers of hits and words of each file.
 pub(crate) struct Summary(BTreeMap<String, (usize, usize)>);
 
 impl Summary {
@@ -149,12 +149,12 @@ impl Summary {
         Ok(Self(files))
     }
 
-    /// Hits per 1,000 words of the whole repository.
+    /// Returns the hits per 1,000 words of the whole repository.
     pub(crate) fn rate(&self) -> f64 {
         rate(self.0.values().copied().fold((0, 0), add))
     }
 
-    /// A line per top-level folder, the worst files, and the total.
+    /// Returns a line for each top-level folder, the files with the most hits, and the total.
     pub(crate) fn text(&self) -> String {
         let mut folders = BTreeMap::<&str, (usize, usize)>::new();
         for (name, counts) in &self.0 {
@@ -188,7 +188,7 @@ fn rate((hits, words): (usize, usize)) -> f64 {
     rate
 }
 
-/// The prose of a file by line: all of Markdown, else comments and string literals.
+/// Returns the prose of a file by line: all text of Markdown, otherwise comments and string literals.
 fn prose(path: &Path, text: &str) -> Vec<(usize, String)> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("md") => (1..).zip(text.lines().map(str::to_owned)).collect(),
@@ -203,7 +203,7 @@ fn prose(path: &Path, text: &str) -> Vec<(usize, String)> {
     }
 }
 
-/// Where a scan of Rust source is.
+/// The kind of text in which a scan of Rust source is at one moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Code,
@@ -212,7 +212,8 @@ enum State {
     String(Option<usize>),
 }
 
-/// Comments and string literals of Rust source, by line. Block comments are not known: this project has none.
+/// Returns the comments and string literals of Rust source, by line. Block comments are not recognised: this project
+/// has none.
 fn rust_prose(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
     let mut state = State::Code;

@@ -18,7 +18,7 @@ use crate::cargo;
 /// The version of bpf-linker to install.
 const BPF_LINKER: &str = "0.13.0";
 
-/// Installs the missing tools, and returns the compiler that they are for.
+/// Installs the missing build tools, and returns the compiler for which they are installed.
 pub(crate) fn run() -> Result<Compiler> {
     let compiler = Compiler::pinned()?;
     compiler.ensure_rust_src()?;

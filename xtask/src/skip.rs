@@ -9,7 +9,7 @@ use clap::builder::FalseyValueParser;
 /// Skips that CI accepts: the test's name, and the reason why no CI machine can run it.
 pub(crate) const EXPECTED: &[(&str, &str)] = &[];
 
-/// How skips affect the exit code.
+/// The option that decides whether skipped tests fail the run.
 #[derive(clap::Args)]
 pub(crate) struct Policy {
     /// Fail if a test was skipped unexpectedly (implied by CI=true)
@@ -34,7 +34,7 @@ pub(crate) fn unexpected(skips: &[Skip<'_>]) -> usize {
 pub(crate) struct Skip<'a> {
     test: &'a str,
     reason: &'a str,
-    /// The reason from [`EXPECTED`], if the skip is in it.
+    /// The reason that [`EXPECTED`] states for this skip; `None` if it does not list the skip.
     expected: Option<&'a str>,
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn visit(folder: &Path, file: &mut impl FnMut(&Path) -> Result<()>) -
     Ok(())
 }
 
-/// Reports whether a file is checked: source and documents, not data that was captured elsewhere.
+/// Reports whether the repository's rules apply to a file: to source and documents, but not to captured data.
 pub(crate) fn is_ours(path: &Path) -> bool {
     path.extension().is_some_and(|extension| {
         ["md", "rs", "sh", "toml"]

@@ -23,13 +23,13 @@ use crate::traffic::{Family, List, Traffic};
 
 /// The number of listed prefixes of each family; their tables fit into the smallest pool.
 pub(super) const PREFIXES: usize = 500;
-/// The port of the service, for UDP and TCP.
+/// The UDP and TCP port that the service of the policy covers.
 pub(super) const PORT: u16 = 4_433;
 const SEED: u64 = 20_261_129;
 
-/// The slot that is written.
+/// The generation slot into which the policy is written.
 const SLOT: u32 = 0;
-/// Maps whose capacity depends on the configuration in some version.
+/// The names of the maps whose capacity depends on the configuration in some version of the filter.
 const BY_CONFIGURATION: [&str; 3] = [abi::FLOWS, "PEERS", "FOREIGN"];
 const ROOM: u32 = 1024;
 
@@ -60,7 +60,7 @@ impl Policy {
     }
 }
 
-/// Returns the bytes of a listed address.
+/// Returns the bytes of an address that the policy allows.
 pub(super) fn listed(family: Family) -> Vec<u8> {
     let list = List::new(family, PREFIXES, SEED);
     let address = list.addresses(Traffic::Hit, 1, SEED).map(|all| all[0]);
@@ -71,7 +71,7 @@ pub(super) fn listed(family: Family) -> Vec<u8> {
     }
 }
 
-/// The layout of an object's tables.
+/// The layout of the tables in an object file of the filter, which depends on its version.
 pub(super) struct Layout {
     /// The size of one generation's tables with its pool, in bytes.
     generation: usize,
@@ -108,7 +108,7 @@ impl Layout {
         })
     }
 
-    /// Writes the policy to the first slot, and makes it active.
+    /// Writes the policy to the first slot of the object's tables, and makes it the active generation.
     pub(super) fn fill(&self, object: &mut Ebpf, policy: &Policy) -> Result<()> {
         write_slot(array(object, abi::GENERATIONS)?, &self.bytes(policy)?)?;
         let control = Control {
@@ -118,7 +118,9 @@ impl Layout {
             return_traffic: ReturnTraffic::Off,
             ..Control::NONE
         };
-        let map = object.map_mut(abi::CONTROL).context("no control word")?;
+        let map = object
+            .map_mut(abi::CONTROL)
+            .context("the object file has no map CONTROL; use an object of allowlist")?;
         let mut words: Array<&mut MapData, [u64; 2]> = map.try_into()?;
         words.set(0, [control.encode(), 0], 0)?;
         Ok(())
@@ -143,7 +145,7 @@ impl Layout {
         bytes.extend(ranges.v6.iter().flat_map(|offset| offset.to_ne_bytes()));
         ensure!(
             ranges.pool.len() <= POOL,
-            "the list is too large for the smallest pool"
+            "the benchmark's list is too large for the smallest pool"
         );
         bytes.extend(ranges.pool.iter().flat_map(|word| word.to_ne_bytes()));
         bytes.resize(self.generation, 0);
@@ -151,7 +153,7 @@ impl Layout {
     }
 }
 
-/// Creates an object's maps without pinning them.
+/// Loads an object file and creates its maps, without pinning them.
 pub(super) fn load(object: &[u8]) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for name in BY_CONFIGURATION {
@@ -165,14 +167,18 @@ pub(super) fn load(object: &[u8]) -> Result<Ebpf> {
 fn array<'a>(object: &'a Ebpf, name: &str) -> Result<&'a MapData> {
     match object.map(name) {
         Some(Map::Array(data)) => Ok(data),
-        Some(_) => bail!("map {name} is no array: the object is too old to compare with"),
-        None => bail!("map {name} is missing: the object is too old, or not allowlist's"),
+        Some(_) => bail!(
+            "map {name} of the older object is no array: the object is too old to compare with"
+        ),
+        None => bail!(
+            "map {name} of the older object is missing: the object is too old, or not one of allowlist"
+        ),
     }
 }
 
-/// The size of the services at the start of an interface row, in bytes.
+/// The size in bytes of the services at the start of an interface row.
 const SERVICES: usize = std::mem::offset_of!(InterfaceServices, fragment_services);
-/// An upper bound of the size of a row behind the services, for any version.
+/// An upper bound, for any version, of the size in bytes of an interface row behind its services.
 const LONGEST_END: usize = 256;
 
 const _: () = assert!(
@@ -193,7 +199,7 @@ fn row_end(generation: usize) -> Option<usize> {
     (ends.is_multiple_of(rows * size_of::<u64>()) && row_end <= LONGEST_END).then_some(row_end)
 }
 
-/// Writes to the first slot of a map that has `BPF_F_MMAPABLE`.
+/// Writes bytes to the first slot of a map that has the flag `BPF_F_MMAPABLE`.
 #[expect(
     unsafe_code,
     reason = "aya writes only values whose size is known at compile time"

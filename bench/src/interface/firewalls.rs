@@ -10,14 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use super::subject::{Subject, lines};
 use crate::traffic::List;
 
-/// A firewall and its requirements.
+/// A firewall to compare with, and the programs and limits that it has.
 pub(super) struct Firewall {
     pub(super) name: &'static str,
-    /// The required programs, each with its Debian package.
+    /// The programs that the firewall requires, each with its Debian package.
     needs: &'static [(&'static str, &'static str)],
-    /// The maximum number of prefixes.
+    /// The maximum number of prefixes that the firewall supports.
     pub(super) most: usize,
-    /// Creates a testbed and loads the rules for a list.
+    /// Creates a testbed and loads the firewall's rules for a list.
     pub(super) make: fn(&'static str, &List) -> Result<Subject>,
 }
 
@@ -59,7 +59,7 @@ pub(super) const ALL: [Firewall; 4] = [
 impl Firewall {
     /// Returns a note that names the missing program and its package, if there is one.
     pub(super) fn missing(&self) -> Result<Option<String>> {
-        let path = env::var_os("PATH").context("there is no PATH")?;
+        let path = env::var_os("PATH").context("the environment variable PATH is not set")?;
         let is_there =
             |program| env::split_paths(&path).any(|folder| folder.join(program).exists());
         let missing = self.needs.iter().find(|(program, _)| !is_there(program));
@@ -72,7 +72,7 @@ impl Firewall {
     }
 }
 
-/// Loads an interval set, and one chain with two rules.
+/// Loads nftables with an interval set of the list, and one chain with two rules.
 fn nftables(name: &'static str, family: &'static str, hook: &str, list: &List) -> Result<Subject> {
     let testbed = Testbed::new()?;
     receive_in_batches(&testbed.host, "eth0")?;
@@ -97,7 +97,7 @@ fn nftables(name: &'static str, family: &'static str, hook: &str, list: &List) -
     Ok(Subject::new(name, testbed, Box::new(count)))
 }
 
-/// Loads a `hash:net` set, and two iptables rules.
+/// Loads an ipset of the type `hash:net` with the list, and two iptables rules.
 fn ipset(name: &'static str, list: &List) -> Result<Subject> {
     let testbed = Testbed::new()?;
     receive_in_batches(&testbed.host, "eth0")?;
@@ -140,7 +140,7 @@ pub(super) fn run(testbed: &Testbed, program: &str, arguments: &[&str]) -> Resul
     Ok(ended.stdout)
 }
 
-/// Returns the first number after `words`.
+/// Returns the first number after `words` in `text`.
 pub(super) fn number_after(text: &str, words: &str) -> Result<u64> {
     let (_, rest) = text
         .split_once(words)
@@ -148,5 +148,5 @@ pub(super) fn number_after(text: &str, words: &str) -> Result<u64> {
     let number = rest.split_whitespace().next().unwrap_or_default();
     number
         .parse()
-        .with_context(|| format!("no number in {text}"))
+        .with_context(|| format!("no number after {words:?} in {text}"))
 }

@@ -18,11 +18,11 @@ use crate::traffic::List;
 
 type Count = Box<dyn Fn(&Testbed) -> Result<u64>>;
 
-/// A firewall with its testbed.
+/// A running firewall, in a testbed of its own.
 pub(super) struct Subject {
     pub(super) name: &'static str,
     count: Count,
-    /// The daemon, which ends when it is dropped.
+    /// The daemon of the shipped filter, which ends when it is dropped; `None` for other firewalls.
     _process: Option<Program>,
     pub(super) testbed: Testbed,
 }
@@ -43,7 +43,7 @@ impl Subject {
     }
 }
 
-/// Creates all subjects that can run on this machine, and notes the others.
+/// Creates all subjects that can run on this machine, and adds a note to `record` for each of the others.
 pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
     let mut subjects = vec![
         in_xdp(FLOOR, "drop_all", list)?,
@@ -81,7 +81,7 @@ fn in_xdp(name: &'static str, program: &str, list: &List) -> Result<Subject> {
 fn attach(testbed: &Testbed, object: &mut Ebpf, program: &str) -> Result<()> {
     let program: &mut Xdp = object
         .program_mut(program)
-        .context("no such program")?
+        .context("the benchmark does not have this program")?
         .try_into()?;
     testbed
         .host
@@ -105,7 +105,9 @@ fn allowlist(list: &List) -> Result<Subject> {
     let count: Count = Box::new(|testbed| {
         let view = View::open(testbed.scratch.pin_dir())?;
         let counters = view.counters()?;
-        let counters = counters.get("eth0").context("eth0 is not filtered")?;
+        let counters = counters
+            .get("eth0")
+            .context("the filter has no counters for eth0, so it is not attached there")?;
         let drops = Reason::ALL.map(|reason| counters.get(Verdict::Drop, reason));
         Ok(drops.iter().sum())
     });

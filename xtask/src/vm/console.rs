@@ -12,22 +12,22 @@ const MARK: &str = "allowlist-vm: ";
 /// The number of last lines that are kept for error messages.
 const MAX_LAST_LINES: usize = 40;
 
-/// The parser's state and results.
+/// The parser of the machine's serial output, with the results that it has read.
 #[derive(Debug, Default)]
 pub(crate) struct Console {
     line: Vec<u8>,
     last: VecDeque<String>,
     /// The kernel's release, once the init process has started.
     pub(crate) kernel: Option<String>,
-    /// The test program's results.
+    /// The numbers of passed and failed tests of the test program.
     pub(crate) tally: Tally,
     /// One `TEST: REASON` line per skipped test.
     pub(crate) skips: String,
-    /// How the init process ended.
+    /// The end of the init process that the output reported; `None` while it runs.
     pub(crate) end: Option<End>,
 }
 
-/// How the init process ended, as it reported.
+/// The end of the init process, as it reported it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The exit status of the test program, such as `exit status: 0`.

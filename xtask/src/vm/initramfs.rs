@@ -11,15 +11,15 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cargo;
 
-/// The first bytes of each entry.
+/// The first bytes of each entry of a cpio archive in the format `newc`.
 const MAGIC: &str = "070701";
 /// The name of the entry that ends the archive.
 const TRAILER: &str = "TRAILER!!!";
 const FOLDER: u32 = 0o040_755;
-/// All files are executable: most are programs or libraries.
+/// The mode of each file in the archive: executable, since most files are programs or libraries.
 const FILE: u32 = 0o100_755;
 
-/// An archive that is being written.
+/// A cpio archive (initramfs) that is being written.
 #[derive(Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
@@ -43,7 +43,9 @@ impl Archive {
 
     /// Adds a file at an absolute path, with its parent folders. If the path exists already, the first file remains.
     pub(crate) fn file(&mut self, path: &Path, contents: &[u8]) -> Result<()> {
-        let path = path.strip_prefix("/").context("not an absolute path")?;
+        let path = path
+            .strip_prefix("/")
+            .context("a file of the archive has no absolute path")?;
         let mut parents: Vec<_> = path.ancestors().skip(1).collect();
         parents.pop(); // the root exists
         for folder in parents.into_iter().rev() {
@@ -65,7 +67,8 @@ impl Archive {
         let name = path.as_os_str().as_encoded_bytes();
         let size = u32::try_from(contents.len())
             .with_context(|| format!("{} is too large for the archive", path.display()))?;
-        let name_size = u32::try_from(name.len() + 1).context("a path of more than 4 GiB")?;
+        let name_size =
+            u32::try_from(name.len() + 1).context("a path in the archive is longer than 4 GiB")?;
         self.entries += 1;
         let header = [
             self.entries, // inode
@@ -94,7 +97,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Pads to a multiple of 4, at which headers and contents start.
+    /// Pads the archive to a multiple of 4 bytes, at which headers and contents start.
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }

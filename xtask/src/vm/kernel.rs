@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use super::Missing;
 use crate::cargo;
 
-/// A package's name is [`PREFIX`], the kernel's ABI number, and [`SUFFIX`].
+/// The start of the name of a kernel package of Debian 12; the kernel's ABI number and [`SUFFIX`] follow.
 const PREFIX: &str = "linux-image-6.1.0-";
 const SUFFIX: &str = "-cloud-amd64-unsigned";
 

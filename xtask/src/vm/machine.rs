@@ -16,7 +16,7 @@ use crate::cargo;
 /// The emulator for the kernel's architecture.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
-/// A running machine.
+/// A running virtual machine.
 pub(crate) struct Machine {
     qemu: Child,
     /// The machine's serial output, in chunks.

@@ -13,10 +13,10 @@ use crate::interface::subject::Subject;
 use crate::traffic::List;
 
 pub(super) const NAME: &str = "xdp-filter";
-/// The fixed size of its table.
+/// The fixed number of entries of xdp-filter's address table.
 pub(super) const MOST: usize = 10_000;
 
-/// The pin of its address table. All testbeds share the mount namespace, so only one can use it at a time.
+/// The pin of xdp-filter's address table. All testbeds share the mount namespace, so only one can use it at a time.
 const TABLE: &str = "/sys/fs/bpf/xdp-filter/filter_ipv4";
 /// Allows an address as a source (`MAP_FLAG_SRC` of xdp-filter).
 const SOURCE: u64 = 1;
