@@ -25,7 +25,7 @@ pub struct RejectedLists {
 /// A list that the gate rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedList {
-    /// The checksum that identifies this list of this source.
+    /// The id of the rejected list: a checksum of the source's name and the prefixes, which `allowlist accept` takes.
     pub id: String,
     /// The time at which the list was fetched.
     pub fetched: Timestamp,

@@ -50,9 +50,11 @@ pub struct Tables {
 /// The names of the sources and services behind the ids in the kernel's tables, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdTable {
-    /// The sources that list the matching prefix or a wider one, indexed by match id. Id 0 is unused.
+    /// The names of the sources behind each match id: those that list the matching prefix or a wider one. Id 0 is
+    /// unused.
     pub matches: Vec<Vec<String>>,
-    /// The services that cover the port, indexed by service counter id. Id 0 is unused.
+    /// The names of the services behind each service counter id: those that cover the packet's port or protocol. Id 0
+    /// is unused.
     pub services: Vec<Vec<String>>,
 }
 

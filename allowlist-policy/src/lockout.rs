@@ -69,7 +69,7 @@ pub struct HostInterface {
     pub receives: bool,
 }
 
-/// A generation of the filter for the lockout check: the active one, or one that is about to become active.
+/// A generation of the filter, as the lockout check sees it: the active one, or one that is about to become active.
 #[derive(Clone, Copy)]
 pub struct Generation<'a> {
     /// The names of the filtered interfaces.

@@ -124,7 +124,7 @@ impl Update {
 }
 
 impl FlowEntry {
-    /// The entry that stands for a missing one.
+    /// The value that stands for a missing entry of a flow; it counts as expired at any time.
     pub const NONE: Self = Self {
         expires: 0,
         closing: 0,

@@ -167,8 +167,8 @@ const FILLERS: [&str; 57] = [
 const REACH: usize = 5;
 /// The maximum distance, in words, between a verb that announces a removal and the date of the removal.
 const DATE_REACH: usize = 8;
-/// The maximum number of words in a segment of a text, such as a clause between commas, that may consist of an
-/// announcement only.
+/// The maximum number of words in a part of a text, such as a clause between commas, that is examined for containing
+/// nothing but an announcement.
 const MOST_ALONE: usize = 16;
 const MONTHS: [&str; 12] = [
     "january",

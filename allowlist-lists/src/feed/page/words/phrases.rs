@@ -372,7 +372,8 @@ pub(in crate::feed::page) enum End {
     To,
 }
 
-/// Returns the end of an address range that a label names; `None` if the label names none, or anything else as well.
+/// Returns the end of an address range that a label names, such as "First address"; `None` if the label names none, or
+/// anything else as well.
 pub(in crate::feed::page) fn end(label: &str) -> Option<End> {
     let mut end = None;
     for word in label
