@@ -169,7 +169,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
         let failure = failure.or_else(|| {
             let is_missing = found.lists.feed(&source.name).is_none();
             is_missing
-                .then(|| CodedError::new(ErrorCode::MissingLists, "no last-good list on disk"))
+                .then(|| CodedError::new(ErrorCode::MissingLists, "no last-good list is on disk; run `allowlist check` without --offline to fetch the list"))
         });
         if let Some(CodedError { error, code }) = failure {
             found

@@ -126,7 +126,7 @@ impl Status {
         {
             let (active, configured) = (self.mode().name(), configured.name());
             warnings.push(format!(
-                "mode {active} by command: {origin} states {configured}; start the daemon, and `allowlist mode {configured}` returns to that"
+                "mode {active} by command: {origin} states {configured}; start the daemon, then run `allowlist mode {configured}` to return to it"
             ));
         }
         warnings
@@ -167,7 +167,7 @@ impl Status {
             let by_command = self.configured_otherwise().map(|(configured, origin)| {
                 let (active, configured) = (self.mode().name(), configured.name());
                 format!(
-                    "; mode {active} BY COMMAND, {origin} states {configured}: `allowlist mode {configured}` returns to that"
+                    "; mode {active} BY COMMAND, {origin} states {configured}: run `allowlist mode {configured}` to return to it"
                 )
             });
             format!(
