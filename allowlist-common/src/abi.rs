@@ -57,8 +57,9 @@ pub const IDENTITIES: &str = "IDENTITIES";
 /// Array of one [`PublishedValue`]: a copy of the last stored control word, and whether `detach` has started. Only
 /// userspace uses it.
 pub const PUBLISHED: &str = "PUBLISHED";
-/// Array of one `u64`: identifies the table of names for the active ids. Only userspace uses it.
-pub const NAMES: &str = "NAMES";
+/// Array of arrays of `u64` by slot: the metadata of the slot's generation, such as the names of its ids. Only userspace
+/// uses it, and creates it.
+pub const METADATA: &str = "METADATA";
 /// LRU hash from [`crate::flow::Flow`] to [`crate::flow::FlowEntry`]: the flows that this host initiated.
 pub const FLOWS: &str = "FLOWS";
 /// LRU hash like [`FLOWS`], for the peers of flows; a separate map, so that peers evict no flows.
@@ -82,8 +83,8 @@ pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 /// The pinned maps, each with the oldest ABI version whose contents are compatible. An upgrade from that version or a
 /// newer one adopts the map.
 ///
-/// `None` stands for maps that decide verdicts. They are never adopted: the older program uses its own until it is
-/// replaced.
+/// `None` stands for maps that belong to a generation or an attached program. They are never adopted: the older program
+/// uses its own until it is replaced.
 pub const PINNED: [(&str, Option<u32>); 22] = [
     (CONTROL, None),
     (FALLBACK, None),
@@ -97,7 +98,7 @@ pub const PINNED: [(&str, Option<u32>); 22] = [
     (INTERFACES, Some(8)),
     (IDENTITIES, None),
     (PUBLISHED, None),
-    (NAMES, Some(8)),
+    (METADATA, None),
     (FLOWS, Some(8)),
     (PEERS, Some(8)),
     (FOREIGN, Some(8)),

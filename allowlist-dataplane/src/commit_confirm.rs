@@ -45,6 +45,13 @@ pub(super) fn effective(control: Control, fallback: &Fallback) -> Control {
     }
 }
 
+/// Returns the control word whose metadata describes the counters: the effective one, or that of the rolled-back change
+/// if every packet passes now.
+pub(super) fn described(control: Control, fallback: &Fallback) -> Control {
+    let active = effective(control, fallback);
+    if active.open { control } else { active }
+}
+
 /// Returns whether all packets pass in a slot although the program is attached, because of a pending or unconfirmed
 /// change.
 ///
@@ -226,6 +233,7 @@ impl Dataplane {
         }
         self.rcu.synchronize()?;
         self.prefixes.empty(&self.pins, old.slot)?;
+        self.metadata.remove(&self.pins, old.slot)?;
         TrieSlots::empty(&self.pins, old.slot)
     }
 }

@@ -15,6 +15,7 @@
 //! - `lookup` computes the verdict of the active generation for a packet
 //! - `ranges` and `tries` are the two lookup structures for sources
 //! - `generations` are the tables of the slots, `slots` other maps by slot, `memory` the memory of a map
+//! - `metadata` has the names of a generation's ids, for reports
 //! - `btf` describes the types of large tables, `control_map` stores values atomically, `rcu` waits for running programs, `sys` makes system calls that aya lacks
 //! - `link` reads and detaches pinned links
 //! - `pins` knows the paths of all pins
@@ -40,7 +41,7 @@
 //! let tables = compile(&Policy::default(), &Snapshot::default(), 1000, &IdTable::default())?;
 //! let mut dataplane = Dataplane::open(Path::new("/sys/fs/bpf/allowlist"), None)?;
 //! let interfaces = ["eth0".to_owned()];
-//! let generation = dataplane.publish(&tables, Mode::Observe, &Rules::default(), &interfaces)?;
+//! let generation = dataplane.publish(&tables, Mode::Observe, &Rules::default(), &interfaces, &[])?;
 //! assert_eq!(generation, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -60,6 +61,7 @@ mod generations;
 mod link;
 mod lookup;
 mod memory;
+mod metadata;
 mod migrate;
 mod mount;
 mod new_link;
@@ -119,6 +121,7 @@ use crate::error::Context as _;
 use control_map::{ControlMap, FallbackMap, PublishedControl, PublishedMap};
 use flows::Flows;
 use generations::Generations;
+use metadata::Metadata;
 use migrate::PreviousVersion;
 use pins::{Pins, is_pinned};
 use publish::Published;
@@ -176,7 +179,7 @@ pub struct Dataplane {
     service_counts: PerCpuArray<MapData, ServiceTraffic>,
     interfaces: Array<MapData, Interface>,
     identities: Array<MapData, Identity>,
-    names: Array<MapData, u64>,
+    metadata: Metadata,
     flows: Box<Flows>,
     marks: Box<Marks>,
     rcu: GracePeriod,
@@ -257,7 +260,7 @@ impl Dataplane {
             service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
             interfaces: take(abi::INTERFACES)?.try_into()?,
             identities: take(abi::IDENTITIES)?.try_into()?,
-            names: take(abi::NAMES)?.try_into()?,
+            metadata: Metadata::open(&pins)?,
             flows,
             marks: Box::new(Marks::open(&pins)?),
             rcu,
@@ -291,16 +294,6 @@ impl Dataplane {
     /// Returns the number of the next generation.
     fn next_generation(&self) -> u32 {
         self.counted_generation().wrapping_add(1).max(1)
-    }
-
-    /// Stores the checksum of the table of ids and names that the next generation uses.
-    pub fn name(&mut self, checksum: u64) -> Result<()> {
-        Ok(self.names.set(0, checksum, 0)?)
-    }
-
-    /// Returns the checksum that [`Self::name`] stored last, in this or another process; 0 if none.
-    pub fn named(&self) -> Result<u64> {
-        Ok(self.names.get(&0, 0)?)
     }
 
     /// Switches between observe and enforce mode, by one atomic store of the control word.

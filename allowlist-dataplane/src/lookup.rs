@@ -21,7 +21,7 @@ use super::view::{Entry, View};
 use crate::error::{Context as _, Result, bail};
 
 /// The number of attempts to read the tables without a publish in between. Publishes are seconds apart.
-const ATTEMPTS: usize = 10;
+pub(super) const ATTEMPTS: usize = 10;
 
 /// The tables of one generation, which a later publish does not change.
 pub struct Lookup {
@@ -29,6 +29,7 @@ pub struct Lookup {
     /// The tables of the generation; `None` before the first publish.
     tables: Option<Tables>,
     flows: HashMap<MapData, Flow, FlowEntry>,
+    metadata: Option<Vec<u8>>,
 }
 
 struct Tables {
@@ -49,12 +50,14 @@ impl View {
             } else {
                 Some(self.tables(control)?)
             };
+            let metadata = self.metadata()?;
             // Else a publish may have put other maps into that slot while they were opened.
             if self.control()? == control {
                 return Ok(Lookup {
                     control,
                     tables,
                     flows: self.pins.open_map(abi::FLOWS)?.try_into()?,
+                    metadata,
                 });
             }
         }
@@ -87,6 +90,11 @@ impl Lookup {
     /// Returns the control word of the generation.
     pub const fn control(&self) -> Control {
         self.control
+    }
+
+    /// Returns the metadata of the generation; `None` if it has none.
+    pub fn metadata(&self) -> Option<&[u8]> {
+        self.metadata.as_deref()
     }
 
     /// Returns the decision on each of `packets`, as if received on the interface in a slot.

@@ -10,17 +10,21 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use allowlist_common::abi::{self, MAX_INTERFACES};
-use aya::maps::{Map, MapData};
+use allowlist_common::abi::{self, Control, MAX_INTERFACES};
+use aya::maps::{Array, Map, MapData};
 use log::{info, warn};
 
 use super::Dataplane;
 use super::control_map::ControlMap;
 use super::detach::detach_other;
 use super::link::{filters, interface_of};
+use super::metadata;
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, lock, other_versions};
 use super::sys::{Access, open_pinned};
 use crate::error::{Context as _, Result};
+
+/// A map that builds without [`abi::METADATA`] pinned: the checksum of the names of ids, which they stored on disk.
+pub(super) const OLDER_NAMES: &str = "NAMES";
 
 /// The pin directory of another ABI version's filter, locked.
 pub(super) struct PreviousVersion {
@@ -88,11 +92,17 @@ impl PreviousVersion {
         Ok(own.is_some() && own == id(self.folder.join(name))?)
     }
 
-    /// Returns the active generation of this version; each version stores it in the upper half of the control word.
-    fn generation(&self) -> Result<u32> {
+    /// Returns the control word of this version; each version stores the active generation in its upper half.
+    fn control(&self) -> Result<Control> {
         let control = open_data(&self.folder.join(abi::CONTROL))?;
         let control = ControlMap::map(&Map::from_map_data(control)?, Access::ReadWrite)?;
-        Ok(control.load().generation)
+        Ok(control.load())
+    }
+
+    /// Returns the metadata of this version's active generation; `None` if there is none.
+    pub(super) fn metadata(&self, own: &Pins) -> Result<Option<Vec<u8>>> {
+        let slot = self.control()?.slot % abi::SLOTS;
+        metadata::read(&own.of_version(self.version), slot)
     }
 }
 
@@ -133,7 +143,7 @@ pub(super) fn detect_shared_maps(pins: &Pins, others: &mut [PreviousVersion]) ->
         other.shares_flows = other.shares(pins, abi::FLOWS)? && other.shares(pins, abi::PORTS)?;
         if other.shares(pins, abi::MATCHES)? {
             // Without its control map the directory was being removed: the meaning of its counters is unknown.
-            other.counted = other.generation().unwrap_or(0);
+            other.counted = other.control().map_or(0, |control| control.generation);
         }
     }
     Ok(())
@@ -207,11 +217,21 @@ impl Dataplane {
         Ok(true)
     }
 
+    /// Returns the checksum of the names that a build without [`abi::METADATA`] stored on disk; `None` if there was none.
+    pub fn older_names(&self) -> Result<Option<u64>> {
+        if !is_pinned(&self.pins.map(OLDER_NAMES))? {
+            return Ok(None);
+        }
+        let names: Array<_, u64> = self.pins.open_map(OLDER_NAMES)?.try_into()?;
+        Ok(Some(names.get(&0, 0)?))
+    }
+
     /// Removes the pins of other versions once this version's program is attached to every interface.
     ///
     /// Returns the names of interfaces that had another version's program, and have none now.
     pub fn remove_previous(&mut self) -> Result<Vec<String>> {
         let mut detached = Vec::new();
+        self.pins.unpin(OLDER_NAMES)?;
         while let Some(other) = self.others.last() {
             let _pin_lock = self.pins.lock_exclusive()?;
             detached.extend(detach_other(&other.folder)?);

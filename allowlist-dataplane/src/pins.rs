@@ -309,6 +309,16 @@ impl Pins {
         Ok(())
     }
 
+    /// Returns the pin directory of another version under the same root, without opening it.
+    pub(super) fn of_version(&self, version: u32) -> Self {
+        Self::at(&self.root, version, self.access)
+    }
+
+    /// Returns the access with which maps are opened.
+    pub(super) const fn access(&self) -> Access {
+        self.access
+    }
+
     fn at(root: &Path, version: u32, access: Access) -> Self {
         Self {
             root: root.to_owned(),
@@ -424,7 +434,10 @@ impl Pins {
         for name in super::MOVED {
             self.unpin_backup(name)?;
         }
-        super::slots::remove_all(self, abi::PREFIXES)?;
+        self.unpin(super::migrate::OLDER_NAMES)?;
+        for name in [abi::PREFIXES, abi::METADATA] {
+            super::slots::remove_all(self, name)?;
+        }
         let _ = fs::remove_dir(self.watchers()); // it exists only if events were read
         if let Err(error) = fs::remove_dir(&self.folder) {
             // The filter is detached, so this is no error.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use allowlist_common::abi::{self, Control, GENERATIONS, Grant, ReturnTraffic, ServiceTable};
-use allowlist_policy::compile::{RangeTable, Tables};
+use allowlist_policy::compile::{IdTable, RangeTable, Tables};
 use allowlist_policy::{Engine, Mode, Rules};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use log::{debug, info};
@@ -25,6 +25,8 @@ pub(super) struct Published {
     services: Box<ServiceTable>,
     v4: Vec<(Ipv4Net, Grant)>,
     v6: Vec<(Ipv6Net, Grant)>,
+    /// The ids that the metadata in the kernel names.
+    ids: IdTable,
     backend: LookupBackend,
     /// The changes in place that can be reverted, the oldest first: the generation of each, and the state of the prefix
     /// before it.
@@ -60,13 +62,16 @@ impl Dataplane {
     /// the generation that this value published last, changes that prefix in place instead. On an error, the active
     /// generation stays active.
     ///
-    /// `interfaces` are the configured names, by which a service can be limited to some interfaces.
+    /// `interfaces` are the configured names, by which a service can be limited to some interfaces. `metadata` describes
+    /// the generation for reports, and becomes active with its tables. A change in place stores it only if the tables
+    /// have new ids; [`Self::set_metadata`] does otherwise. If it is empty, the generation has no metadata.
     pub fn publish(
         &mut self,
         tables: &Tables,
         mode: Mode,
         rules: &Rules,
         interfaces: &[String],
+        metadata: &[u8],
     ) -> Result<u32> {
         self.bring_programs_up_to_date()?;
         let own_ports = sockets::own_ports()?;
@@ -82,7 +87,7 @@ impl Dataplane {
             shares_ports,
             ..wanted
         };
-        if self.change_in_place(&services, tables, next) {
+        if self.change_in_place(&services, tables, next, metadata) {
             return Ok(next.generation);
         }
         let slot = self.idle_slot();
@@ -90,6 +95,11 @@ impl Dataplane {
             Engine::RangeTable => self.write_ranges(slot, &services, tables)?,
             Engine::LpmTrie => self.write_tries(slot, &services, tables)?,
         };
+        if metadata.is_empty() {
+            self.metadata.remove(&self.pins, slot)?;
+        } else {
+            self.metadata.store(&self.pins, slot, metadata)?;
+        }
         self.forget_services(current, &services)?;
         self.flip(Control { slot, ..next });
         // Once more, for packets that the last generation let pass until now.
@@ -98,6 +108,7 @@ impl Dataplane {
             services,
             v4: tables.v4.clone(),
             v6: tables.v6.clone(),
+            ids: tables.ids.clone(),
             backend,
             undo: VecDeque::new(),
             forgotten: 0,
@@ -209,7 +220,13 @@ impl Dataplane {
     /// changes.
     ///
     /// Returns whether it was published; if not, nothing has changed.
-    fn change_in_place(&mut self, services: &ServiceTable, tables: &Tables, next: Control) -> bool {
+    fn change_in_place(
+        &mut self,
+        services: &ServiceTable,
+        tables: &Tables,
+        next: Control,
+        metadata: &[u8],
+    ) -> bool {
         let current = self.control.load();
         let is_kept_to_go_back_to =
             current.pending && self.fallback.load().rollback_target().slot == current.slot;
@@ -223,7 +240,7 @@ impl Dataplane {
         let changed = !is_kept_to_go_back_to
             && by_the_same_word
             && *published.services == *services
-            && self.change_one(&mut published, tables, next.generation);
+            && self.change_one(&mut published, tables, next.generation, metadata);
         self.published = Some(published);
         if changed {
             self.control.store(next);
@@ -234,8 +251,14 @@ impl Dataplane {
     /// Changes the published tables to `tables` in place, if they differ in at most one prefix.
     ///
     /// Returns whether the published tables are equal to `tables` now. `generation` is the number under which the
-    /// change can be reverted.
-    fn change_one(&self, published: &mut Published, tables: &Tables, generation: u32) -> bool {
+    /// change can be reverted, `metadata` names the ids of `tables`.
+    fn change_one(
+        &mut self,
+        published: &mut Published,
+        tables: &Tables,
+        generation: u32,
+        metadata: &[u8],
+    ) -> bool {
         let (prefix, grant): PrefixGrant = match (
             difference(&published.v4, &tables.v4),
             difference(&published.v6, &tables.v6),
@@ -245,6 +268,15 @@ impl Dataplane {
             (Difference::None, Difference::One(prefix, grant)) => (prefix.into(), grant),
             _ => return false,
         };
+        if published.ids != tables.ids {
+            // Before a packet is counted under a new id.
+            let is_named = metadata.is_empty()
+                || (tables.ids.extends(&published.ids) && self.set_metadata(metadata).is_ok());
+            if !is_named {
+                return false;
+            }
+            published.ids.clone_from(&tables.ids);
+        }
         let before = match &mut published.backend {
             LookupBackend::Ranges(ranges) => {
                 let memory = self.generations.get(ranges.slot());

@@ -58,7 +58,8 @@ impl Dataplane {
                 self.pins.pin_again(map.fd().as_fd(), name)?;
             }
         }
-        self.prefixes.pin_again(&self.pins)
+        self.prefixes.pin_again(&self.pins)?;
+        self.metadata.pin_again(&self.pins)
     }
 
     /// Restores the pin directory if it was unmounted or removed, and returns whether it was.
@@ -135,7 +136,9 @@ pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
     if !pins.have_links()? {
         return Ok(false);
     }
-    let missing = pins.missing_maps()?;
+    let mut missing = pins.missing_maps()?;
+    // No program uses that map.
+    missing.retain(|name| *name != abi::METADATA);
     if missing.is_empty() {
         return Ok(false);
     }

@@ -12,13 +12,15 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::attach::{XdpMode, name_of, unpadded};
-use super::commit_confirm::{PendingConfirm, effective, is_open, pending};
+use super::commit_confirm::{PendingConfirm, described, effective, is_open, pending};
 use super::control_map::ControlMap;
 use super::facts::link_fact;
+use super::lookup::ATTEMPTS;
+use super::metadata;
 use super::pins::{Pins, is_pinned};
 use super::selfcheck::LinkFact;
 use super::sys::Access;
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::netlink::{Namespace, Netlink};
 
 /// Access to the pinned maps and links of the filter, from any process.
@@ -97,6 +99,26 @@ impl View {
     pub fn control(&self) -> Result<Control> {
         let (control, fallback) = self.words()?;
         Ok(effective(control, &fallback))
+    }
+
+    /// Returns the metadata of the generation that [`Self::control`] names, or of the rolled-back one if every packet
+    /// passes now; `None` if it has none.
+    pub fn metadata(&self) -> Result<Option<Vec<u8>>> {
+        let slot = || -> Result<u32> {
+            let (control, fallback) = self.words()?;
+            Ok(described(control, &fallback).slot % abi::SLOTS)
+        };
+        for _ in 0..ATTEMPTS {
+            let active = slot()?;
+            let metadata = metadata::read(&self.pins, active)?;
+            // Else the slot may be that of the next generation.
+            if slot()? == active {
+                return Ok(metadata);
+            }
+        }
+        bail!(
+            "cannot read the names of the active generation, because each attempt was interrupted by a publish; try again"
+        )
     }
 
     /// Returns the pending change, or the last change if it was not confirmed in time; `None` if there is neither.

@@ -47,7 +47,7 @@ pub(crate) static MATCHES: PerCpuArray<Traffic, { MAX_MATCHES as usize }> = PerC
 #[btf_map]
 pub(crate) static SERVICE_COUNTS: PerCpuArray<ServiceTraffic, { MAX_SERVICE_COUNTS as usize }> =
     PerCpuArray::new();
-// Only userspace uses the next five maps. They are here so that they are created and pinned with the others.
+// Only userspace uses the next four maps. They are here so that they are created and pinned with the others.
 #[btf_map]
 static INTERFACES: Array<Interface, { MAX_INTERFACES as usize }> = Array::new();
 #[btf_map]
@@ -57,8 +57,6 @@ static PUBLISHED: Array<PublishedValue, 1, { BPF_F_MMAPABLE as usize }> = Array:
 #[btf_map]
 static PREFIXES: Slots<Array<u64, 1, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>> =
     Slots::new();
-#[btf_map]
-static NAMES: Array<u64, 1> = Array::new();
 #[btf_map]
 pub(crate) static FLOWS: FlowTable<1> = FlowTable::new();
 #[btf_map]

@@ -76,6 +76,11 @@ impl IdTable {
         (length as u64) << 32 | u64::from(hasher.finalize())
     }
 
+    /// Returns whether each id of `other` has the same names in this table.
+    pub fn extends(&self, other: &Self) -> bool {
+        self.matches.starts_with(&other.matches) && self.services.starts_with(&other.services)
+    }
+
     /// Returns the names of the sources behind the match id `matched`; empty for an unknown id.
     pub fn sources_of(&self, matched: u32) -> Vec<String> {
         self.matches

@@ -332,7 +332,7 @@ async fn list(paths: &Paths, options: &List) -> Result<()> {
     query.extend_pairs(only.map(|only| ("only", only.to_string())));
     query.extend_pairs(service.map(|name| ("service", name)));
     let query = query.finish();
-    let read = || report::List::read(&paths.pin_dir, &paths.state_dir)?.narrow(only, service);
+    let read = || report::List::read(&paths.pin_dir)?.narrow(only, service);
     show(paths, query.trim_end_matches('?'), options.output, read).await
 }
 
@@ -378,7 +378,7 @@ async fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
         interface: options.iface.or(typed.zone),
     };
     let name = question.query();
-    let read = Explanation::read(&paths.pin_dir, &paths.state_dir, question);
+    let read = Explanation::read(&paths.pin_dir, question);
     let explanation = match read {
         Ok(explanation) => explanation,
         Err(error) => {

@@ -6,7 +6,8 @@
 //! - `refresh`: evaluates fetched lists; `schedule`: computes fetch times; `files`: watches file sources
 //! - `requests`: handles requests of the socket, with `additions`, `reload` and `confirm`; `changes`: the lines of
 //!   an answer
-//! - `interfaces`: attaches the filter; `selfcheck`: compares the kernel with the published state
+//! - `interfaces`: attaches the filter; `selfcheck`: compares the kernel with the published state; `meta`: stores the
+//!   names in the kernel
 //!
 //! Invariants: a whole generation is published before the first packet is judged; a source that fails keeps its
 //! last-good list; a change is on disk before it is active, and active before it is answered; a change is applied
@@ -18,6 +19,7 @@ mod confirm;
 mod files;
 mod initial_lists;
 mod interfaces;
+mod meta;
 mod opening;
 mod refresh;
 mod reload;
@@ -69,7 +71,7 @@ use crate::cli::Paths;
 use crate::config::Config;
 use crate::control::{ApplyOptions, Control, DaemonStatus, PendingChange};
 use crate::event_log::EventLog;
-use crate::generation_meta::GenerationMeta;
+use crate::generation_meta::ServiceMeta;
 use crate::hook::HookQueue;
 use crate::journal::{ConfigText, Journal};
 use crate::notify::Notify;
@@ -249,10 +251,12 @@ pub struct Daemon {
     refreshing: Vec<Refreshing>,
     /// The change that is pending confirmation, if any.
     pending: Option<confirm::Pending>,
-    /// Whether the metadata on disk is older than the active state.
+    /// Whether the metadata in the kernel is older than the active state.
     is_meta_outdated: bool,
-    /// Whether the metadata on disk describes other services than the policy.
-    is_policy_new: bool,
+    /// The services of the metadata in the kernel.
+    named_services: BTreeMap<String, ServiceMeta>,
+    /// Whether `ids` names all ids of the counters in the kernel.
+    are_counts_known: bool,
     started: Timestamp,
     /// The time since which packets have been filtered without interruption; `None` before the first activation.
     since: Option<Timestamp>,
@@ -280,7 +284,7 @@ impl Daemon {
                     }
                     self.look_after_interfaces().await;
                     self.handle_timers();
-                    self.write_record();
+                    self.update_meta();
                     self.catch_up_journal();
                     // The kernel's clock decides, also if this process was stopped meanwhile.
                     if self.is_too_late() {
@@ -388,23 +392,23 @@ impl Daemon {
         Ok(generation)
     }
 
-    /// Publishes compiled tables, and returns the new generation. If the match ids have changed, the metadata is stored
-    /// before the publish: it may name ids that the kernel does not have yet, but must name all ids that the kernel
-    /// has.
+    /// Publishes compiled tables with the names of their ids, and returns the new generation.
     fn activate(&mut self, lists: &SourceStates, tables: Arc<Tables>) -> Result<u32> {
-        if tables.ids != self.ids || self.active.is_none() || self.is_policy_new {
-            self.ids = tables.ids.clone();
-            self.store_meta(lists, self.dataplane.counted_generation().wrapping_add(1));
-            self.dataplane.name(self.ids.checksum())?;
-        } else {
-            self.is_meta_outdated = true;
-        }
+        self.ids = tables.ids.clone();
+        let meta = self.meta(lists);
         let generation = self.dataplane.publish(
             &tables,
             self.mode,
             &self.config.rules,
             &self.config.interfaces,
+            &meta.encode(),
         )?;
+        // A change in place stores the metadata only for new ids. Counts and times may follow later.
+        if meta.services == self.named_services {
+            self.is_meta_outdated = true;
+        } else {
+            self.store_meta(meta);
+        }
         self.published_on = indices_of(&self.config.interfaces);
         self.active = Some(Active {
             config: Arc::clone(&self.config),
@@ -412,29 +416,6 @@ impl Daemon {
             tables,
         });
         Ok(generation)
-    }
-
-    /// Stores the metadata of `generation`, which has the names for reports. A failure is only logged.
-    fn store_meta(&mut self, lists: &SourceStates, generation: u32) {
-        let meta = GenerationMeta {
-            before: self.dataplane.named().unwrap_or_default(),
-            ..GenerationMeta::new(generation, &self.ids, &self.policy, lists, self.since)
-        };
-        if let Err(error) = self.disk().and_then(|state| meta.store(state)) {
-            warn!(
-                "cannot store the record of names: {error:#}; `allowlist status` and `allowlist list` may show wrong names of sources"
-            );
-        }
-        (self.is_meta_outdated, self.is_policy_new) = (false, false);
-    }
-
-    /// Stores the metadata if the metadata on disk is older than the active state.
-    fn write_record(&mut self) {
-        if self.is_meta_outdated {
-            self.with_lists(|daemon, lists| {
-                daemon.store_meta(lists, daemon.dataplane.generation());
-            });
-        }
     }
 
     /// Logs an action, and appends it to the audit log; `refused` is the reason if the action was refused.

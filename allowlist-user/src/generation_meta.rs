@@ -1,14 +1,14 @@
-//! The metadata of the active generation on disk: the names of the kernel's ids, the services and the sources.
+//! The metadata of a generation: the names of the kernel's ids, the services and the sources, for reports.
 //!
-//! Written by the daemon, and read by commands, also while no daemon runs.
+//! The daemon stores it in the kernel with the generation's tables. Commands read it there, also while no daemon runs.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use allowlist_dataplane::{Dataplane, View};
 use allowlist_files::bounded::{Open, PATIENCE, within};
-use allowlist_lists::state::StateDir;
 use allowlist_lists::states::{SourceHealth, SourceStates};
 use allowlist_policy::compile::IdTable;
 use allowlist_policy::error_code::ErrorCode;
@@ -18,25 +18,21 @@ use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-/// The name of the metadata file. No list of a source can have this name, since names of sources have no dot.
-const FILE: &str = "record.v2.json";
-/// The maximum size of the metadata file in bytes; the metadata contains every grace prefix.
-const MAX_BYTES: u64 = 64 << 20;
+/// The maximum size of the metadata in the kernel, in bytes. If the grace prefixes make it larger, they are omitted.
+const MAX_BYTES: usize = 16 << 20;
+/// The file in which earlier versions stored the metadata, and its maximum size in bytes.
+const OLDER_FILE: &str = "record.v2.json";
+const MAX_OLDER_BYTES: u64 = 64 << 20;
 
 /// The names and the sources of a generation, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerationMeta {
-    /// The number of the generation that the metadata describes.
-    pub generation: u32,
     /// The time since which packets have been filtered without interruption; `None` if it is unknown.
     #[serde(default)]
     pub since: Option<Timestamp>,
     /// The names for the match ids in the kernel's maps.
     #[serde(rename = "names")]
     pub ids: IdTable,
-    /// The checksum of the previous names, which the kernel uses until the generation is published.
-    #[serde(default)]
-    pub before: u64,
     /// The services of the generation, by name.
     pub services: BTreeMap<String, ServiceMeta>,
     /// The used sources of the generation, by name.
@@ -117,16 +113,13 @@ impl GenerationMeta {
     /// Returns the metadata of a generation with this policy and these lists; `since` is the start of uninterrupted
     /// filtering.
     pub fn new(
-        generation: u32,
         ids: &IdTable,
         policy: &Policy,
         lists: &SourceStates,
         since: Option<Timestamp>,
     ) -> Self {
         Self {
-            generation,
             since,
-            before: 0,
             ids: ids.clone(),
             services: policy
                 .services
@@ -166,11 +159,6 @@ impl GenerationMeta {
         }
     }
 
-    /// Returns whether the names of the metadata belong to the match ids of the kernel, which stores their `checksum`.
-    pub fn matches_kernel(&self, checksum: u64) -> bool {
-        checksum == self.ids.checksum() || checksum == self.before
-    }
-
     /// Returns the services that allow one of these sources, sorted by name.
     pub fn services_of(&self, sources: &[String]) -> Vec<String> {
         self.services
@@ -180,41 +168,61 @@ impl GenerationMeta {
             .collect()
     }
 
-    /// Stores the metadata in the state directory atomically.
-    pub fn store(&self, state: &StateDir) -> Result<()> {
-        let bytes =
-            serde_json::to_vec(self).context("cannot encode the metadata of the generation")?;
-        Ok(state.write(FILE, bytes)?)
+    /// Returns the metadata as bytes for the kernel.
+    pub fn encode(&self) -> Vec<u8> {
+        let encode = |meta: &Self| serde_json::to_vec(meta).expect("strings and numbers are JSON");
+        let bytes = encode(self);
+        if bytes.len() <= MAX_BYTES {
+            return bytes;
+        }
+        let mut shorter = self.clone();
+        for source in shorter.sources.values_mut() {
+            source.grace_prefixes.clear();
+        }
+        encode(&shorter)
     }
 
-    /// Reads the metadata from a state directory. Returns `None` if it is missing, or damaged, which is logged: reports
-    /// then lack names.
-    pub fn load(state_dir: &Path) -> Option<Self> {
-        let path = state_dir.join(FILE);
-        let bytes = match Open::state(MAX_BYTES).read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_missing() => return None,
-            Err(error) => {
-                warn!(
-                    "cannot read {}: {error}; reports lack the names of sources",
-                    path.display()
-                );
-                return None;
+    /// Decodes the metadata in the kernel. Metadata that cannot be decoded is logged: reports then lack names.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let decoded = serde_json::from_slice(bytes).inspect_err(|error| {
+            warn!(
+                "cannot decode the names in the kernel: {error}; reports lack the names of sources"
+            );
+        });
+        decoded.ok()
+    }
+
+    /// Reads the metadata of the active generation from the kernel; `None` if it has none.
+    pub fn read(view: &View) -> Result<Option<Self>> {
+        let bytes = view.metadata()?;
+        Ok(bytes.and_then(|bytes| Self::decode(&bytes)))
+    }
+
+    /// Returns the metadata that names the counters which a start finds, or `None` if it is not known.
+    ///
+    /// Reads the metadata from the kernel, or from the state directory if an earlier version stored it there.
+    pub fn of_counters(dataplane: &Dataplane, state_dir: &Path) -> Result<Option<Self>> {
+        let (active, others) = dataplane.metadata()?;
+        if let Some(mut meta) = active.and_then(|bytes| Self::decode(&bytes)) {
+            // A change that was rolled back may have counted under more ids.
+            for other in others.iter().filter_map(|bytes| Self::decode(bytes)) {
+                if other.ids.extends(&meta.ids) {
+                    meta.ids = other.ids;
+                }
             }
+            return Ok(Some(meta));
+        }
+        let Some(checksum) = dataplane.older_names()? else {
+            return Ok(None);
         };
-        serde_json::from_slice(&bytes)
-            .inspect_err(|error| {
-                warn!(
-                    "{} is damaged: {error}; reports lack the names of sources",
-                    path.display()
-                );
-            })
-            .ok()
+        Ok(OlderMeta::load(state_dir)
+            .filter(|older| [older.meta.ids.checksum(), older.before].contains(&checksum))
+            .map(|older| older.meta))
     }
 
-    /// Removes the metadata from a state directory; a missing file is no error.
-    pub fn remove(state_dir: &Path) -> Result<()> {
-        let path = state_dir.join(FILE);
+    /// Removes the metadata that an earlier version stored in a state directory; a missing file is no error.
+    pub fn remove_older(state_dir: &Path) -> Result<()> {
+        let path = state_dir.join(OLDER_FILE);
         let file = path.clone();
         let removed = within(&path, PATIENCE, move || fs::remove_file(&file), drop);
         match removed.flatten() {
@@ -223,5 +231,93 @@ impl GenerationMeta {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The metadata as earlier versions stored it on disk.
+#[derive(Deserialize)]
+struct OlderMeta {
+    #[serde(flatten)]
+    meta: GenerationMeta,
+    /// The checksum of the names that the kernel used until the generation was published.
+    #[serde(default)]
+    before: u64,
+}
+
+impl OlderMeta {
+    /// Reads the metadata from a state directory. Returns `None` if it is missing, or damaged, which is logged.
+    fn load(state_dir: &Path) -> Option<Self> {
+        let path = state_dir.join(OLDER_FILE);
+        let problem = match Open::state(MAX_OLDER_BYTES).read(&path) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(meta) => return Some(meta),
+                Err(error) => error.to_string(),
+            },
+            Err(error) if error.is_missing() => return None,
+            Err(error) => error.to_string(),
+        };
+        warn!(
+            "cannot read {}: {problem}; the names of counters are unknown",
+            path.display()
+        );
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file was written by the program of `tests/fixtures/upgrade`.
+    #[test]
+    fn files_of_earlier_versions_are_read_and_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(OLDER_FILE);
+        let written = include_bytes!("../../tests/fixtures/upgrade/state/record.v2.json");
+        fs::write(&path, written).expect("is written");
+        let OlderMeta { meta, before } = OlderMeta::load(folder.path()).expect("is readable");
+        let names: Vec<&[String]> = meta.ids.matches.iter().map(Vec::as_slice).collect();
+        let names: Vec<String> = names.into_iter().map(|names| names.join(" ")).collect();
+        assert_eq!(names, ["", "partners", "friends", "added.web", "office"]);
+        assert_eq!(before, meta.ids.checksum(), "the ids were the same");
+        assert_eq!(meta.sources["partners"].grace_prefixes.len(), 7);
+        assert_eq!(GenerationMeta::decode(&meta.encode()), Some(meta));
+        fs::write(&path, &written[..written.len() / 2]).expect("is written");
+        assert!(OlderMeta::load(folder.path()).is_none());
+        for _ in 0..2 {
+            GenerationMeta::remove_older(folder.path()).expect("is removed");
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn many_grace_prefixes_are_omitted() {
+        let grace = |number: u32| GracePrefix {
+            prefix: std::net::IpAddr::from(number.to_be_bytes()).into(),
+            until: Timestamp::UNIX_EPOCH,
+            seconds: 0,
+        };
+        let mut meta = GenerationMeta::default();
+        let source = |count| SourceMeta {
+            origin: "a.txt".to_owned(),
+            regions: Vec::new(),
+            prefixes: count as usize,
+            grace: count as usize,
+            grace_prefixes: (0..count).map(grace).collect(),
+            fetched: None,
+            failure: None,
+            failure_code: None,
+            max_age_seconds: None,
+            refused: false,
+            notes: Vec::new(),
+        };
+        meta.sources.insert("a".to_owned(), source(100));
+        assert_eq!(GenerationMeta::decode(&meta.encode()).as_ref(), Some(&meta));
+        meta.sources.insert("a".to_owned(), source(300_000));
+        let bytes = meta.encode();
+        assert!(bytes.len() < 1000, "{} bytes", bytes.len());
+        let decoded = GenerationMeta::decode(&bytes).expect("is JSON");
+        assert_eq!(decoded.sources["a"].grace, 300_000);
+        assert!(decoded.sources["a"].grace_prefixes.is_empty());
     }
 }

@@ -163,7 +163,7 @@ impl Subject {
         )?;
         let max_flows = config.rules.tracks().then_some(config.max_flows);
         let mut dataplane = Dataplane::open(scratch.pin_dir(), max_flows)?;
-        dataplane.publish(&tables, config.mode, &config.rules, &[])?;
+        dataplane.publish(&tables, config.mode, &config.rules, &[], &[])?;
         let mut object = dataplane.load_program(0, false)?;
         let egress: &mut SchedClassifier = object
             .program_mut(TRACKER_PROGRAM)

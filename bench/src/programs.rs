@@ -187,7 +187,7 @@ impl PublishedList {
     pub(crate) fn publish(&mut self, tables: &Tables) -> Result<()> {
         let config = &self.config;
         self.dataplane
-            .publish(tables, config.mode, &config.rules, &[])?;
+            .publish(tables, config.mode, &config.rules, &[], &[])?;
         Ok(())
     }
 

@@ -79,7 +79,7 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
             compile(&Policy::default(), &Snapshot::new(), 0, &IdTable::default())?
         }
     };
-    let meta = GenerationMeta::new(1, &tables.ids, &config.policy, &found.lists, None);
+    let meta = GenerationMeta::new(&tables.ids, &config.policy, &found.lists, None);
     let plan = Plan {
         config: &config,
         meta: &meta,

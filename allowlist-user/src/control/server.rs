@@ -381,7 +381,7 @@ impl Shared {
                 let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
                 let only = about.only.as_deref().map(str::parse).transpose();
                 let only: Option<Only> = only.map_err(invalid)?;
-                let list = List::read(pin_dir, state_dir)?;
+                let list = List::read(pin_dir)?;
                 Box::new(list.narrow(only.as_ref(), about.service.as_deref())?)
             }
             "explain" => {
@@ -393,7 +393,7 @@ impl Shared {
                     target: about.port,
                     interface: about.iface.clone().or(typed.zone),
                 };
-                Box::new(Explanation::read(pin_dir, state_dir, question)?)
+                Box::new(Explanation::read(pin_dir, question)?)
             }
             "added" => Box::new(Added::read(state_dir)?),
             "rejected" => Box::new(RejectedLists::clone(&self.rejected.borrow())),

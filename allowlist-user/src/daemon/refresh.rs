@@ -170,7 +170,7 @@ impl Daemon {
         };
         self.schedule(&source, wait);
         self.is_meta_outdated = true;
-        self.write_record();
+        self.update_meta();
         self.note_refreshed(&source.name);
     }
 
@@ -330,7 +330,7 @@ impl Daemon {
         let before = self.lists.clone();
         let adopted = self.adopt(&source, proposal, now, Some(options));
         self.is_meta_outdated = true;
-        self.write_record();
+        self.update_meta();
         let change = adopted
             .map_err(ApiError::from)?
             .into_iter()
@@ -426,7 +426,7 @@ impl Daemon {
             }
         }
         self.is_meta_outdated = true;
-        self.write_record();
+        self.update_meta();
     }
 
     /// Appends events to the history, and passes them to the hook. Failures are logged.

@@ -467,7 +467,6 @@ impl Daemon {
             additions: before,
         };
         self.lists = next;
-        self.is_policy_new = true;
         self.apply_journal(&BTreeSet::new());
         self.schedule_expiry();
         before
@@ -490,6 +489,7 @@ impl Daemon {
             self.lists,
             self.mode,
         ) = (config, policy, written, lists, mode);
+        self.is_meta_outdated = true;
         self.schedule_expiry();
     }
 

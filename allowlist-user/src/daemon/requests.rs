@@ -289,7 +289,6 @@ impl Daemon {
         }
         if !services.is_empty() {
             let policy = additions.with(&self.config.policy);
-            self.is_policy_new |= policy != self.policy;
             self.policy = policy;
         }
         let newest = known.newest();

@@ -83,7 +83,9 @@ impl Daemon {
             &options.paths.pin_dir,
             config.rules.tracks().then_some(config.max_flows),
         )?;
-        let meta = GenerationMeta::load(&options.paths.state_dir).unwrap_or_default();
+        let known = GenerationMeta::of_counters(&dataplane, &options.paths.state_dir)?;
+        let are_counts_known = known.is_some() || dataplane.counted_generation() == 0;
+        let meta = known.unwrap_or_default();
         let mut daemon = Self {
             control,
             files: Files::default(),
@@ -118,7 +120,8 @@ impl Daemon {
             refreshing: Vec::new(),
             pending: waits.and_then(|waits| Pending::found(&journal, waits.left)),
             is_meta_outdated: false,
-            is_policy_new: true,
+            named_services: BTreeMap::new(),
+            are_counts_known,
             started: Timestamp::now(),
             since: meta.since,
             written: plan.written,
@@ -207,7 +210,6 @@ impl Daemon {
     /// daemon.
     pub(super) async fn start_filtering(&mut self) -> Result<()> {
         let interfaces = present(&self.config.interfaces).await?;
-        let meta = GenerationMeta::load(&self.options.paths.state_dir);
         let found = self.dataplane.applied_state()?;
         // Before the kernel is changed: most errors are found here.
         let (tables, anew) = self.compiled(&self.lists)?;
@@ -231,21 +233,12 @@ impl Daemon {
             self.journal.undo_last();
             is_new = false;
         }
-        let known = !anew && self.are_counts_known(meta.as_ref())?;
+        let known = !anew && self.are_counts_known;
         let begun = self.publish_and_attach(tables, &interfaces, known, true);
         if let Err(error) = begun {
             self.dataplane.restore(&found).context(format!(
                 "{error:#}; and the earlier state could not be restored"
             ))?;
-            let recorded = match meta {
-                Some(meta) => self.disk().and_then(|state| meta.store(state)),
-                None => GenerationMeta::remove(&self.options.paths.state_dir),
-            };
-            if let Err(error) = recorded {
-                warn!(
-                    "cannot restore the record of names: {error:#}; until the next start, `allowlist status` may show wrong names of sources"
-                );
-            }
             if is_new {
                 self.journal.undo_last();
             }
@@ -263,8 +256,15 @@ impl Daemon {
         if found.mode().is_none() || self.since.is_none() {
             self.since = Some(Timestamp::now());
             self.is_meta_outdated = true;
+            self.update_meta();
         }
         self.inactive = false;
+        self.are_counts_known = true;
+        if self.lock.is_some()
+            && let Err(error) = GenerationMeta::remove_older(&self.options.paths.state_dir)
+        {
+            warn!("{error:#}");
+        }
         for facts in &interfaces {
             warn_of_offloads(&facts.name).await;
         }
@@ -274,17 +274,6 @@ impl Daemon {
         };
         self.log(Actor::Daemon, action, None);
         Ok(())
-    }
-
-    /// Returns whether the metadata names all match ids of the counters in the kernel; if not, the counters restart at 0.
-    fn are_counts_known(&self, meta: Option<&GenerationMeta>) -> Result<bool> {
-        let adopted = self.dataplane.counted_generation();
-        let named = self.dataplane.named()?;
-        Ok(match meta {
-            _ if adopted == 0 => true,
-            None => false,
-            Some(meta) => named != 0 && meta.matches_kernel(named),
-        })
     }
 
     /// Activates an inactive configuration if every source has a list now.

@@ -96,7 +96,7 @@ impl Daemon {
     /// Ends the daemon with the filter attached, and stops its trace. `message` is the log record.
     async fn exit_attached(mut self, message: &str) -> Result<()> {
         self.notify.stopping();
-        self.write_record();
+        self.update_meta();
         if self.options.trace {
             for facts in present(&self.config.interfaces).await? {
                 self.attach(&facts, false)?;

@@ -299,13 +299,7 @@ fn answers(world: &World) -> serde_json::Value {
         feeds.extend(feed.map(|feed| (source_name(service), feed)));
     }
     let tables = compile(&with.policy, &feeds, 1000, &IdTable::default()).expect("they fit");
-    let meta = GenerationMeta::new(
-        1,
-        &tables.ids,
-        &with.policy,
-        &SourceStates::new(feeds),
-        None,
-    );
+    let meta = GenerationMeta::new(&tables.ids, &with.policy, &SourceStates::new(feeds), None);
     let plan = Plan {
         config: &with,
         meta: &meta,

@@ -1,7 +1,7 @@
 //! Explains whether a new packet from an address would pass, by the kernel's current tables.
 //!
-//! The verdicts come from the kernel's tables, by the decision code that the eBPF program runs. The metadata on disk
-//! has only names; without it, ids are shown. Needs no daemon.
+//! The verdicts come from the kernel's tables, by the decision code that the eBPF program runs. The metadata of the
+//! generation has only names; without it, ids are shown. Needs no daemon and no disk.
 
 #[cfg(test)]
 mod tests;
@@ -67,11 +67,11 @@ struct Behind {
 }
 
 impl Explanation {
-    /// Reads the answer to a question from the kernel's tables; names come from the metadata in `state_dir`.
-    pub fn read(pin_dir: &Path, state_dir: &Path, question: Question) -> Result<Self> {
+    /// Reads the answer to a question from the kernel's tables.
+    pub fn read(pin_dir: &Path, question: Question) -> Result<Self> {
         let view = View::open(pin_dir)?;
         let lookup = view.lookup()?;
-        let loaded = GenerationMeta::load(state_dir);
+        let loaded = lookup.metadata().and_then(GenerationMeta::decode);
         let has_meta = loaded.is_some();
         let meta = loaded.unwrap_or_default();
         let mut interfaces: Vec<(Vec<String>, Vec<Reached>)> = Vec::new();

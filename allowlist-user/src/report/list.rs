@@ -62,13 +62,16 @@ struct Row {
 }
 
 impl List {
-    /// Reads the prefixes from the kernel, and the names from the metadata in `state_dir`.
-    pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
-        let view = View::open(pin_dir)?;
-        let meta = GenerationMeta::load(state_dir).unwrap_or_default();
-        let rows = rows(view.entries()?, &meta);
+    /// Reads the prefixes and their names from the kernel.
+    pub fn read(pin_dir: &Path) -> Result<Self> {
+        let lookup = View::open(pin_dir)?.lookup()?;
+        let meta = lookup.metadata().and_then(GenerationMeta::decode);
+        let meta = meta.unwrap_or_default();
+        let control = lookup.control();
+        let entries = if control.open { &[] } else { lookup.entries() };
+        let rows = rows(entries.to_vec(), &meta);
         Ok(Self {
-            generation: view.control()?.generation,
+            generation: control.generation,
             all: rows.len(),
             rows,
             meta,

@@ -44,10 +44,10 @@ pub struct Status {
 }
 
 impl Status {
-    /// Reads the state of the filter from the kernel, and names from the metadata in `state_dir`.
+    /// Reads the state of the filter from the kernel, and the configured mode from the journal in `state_dir`.
     pub fn read(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
         let view = View::open(pin_dir)?;
-        let meta = GenerationMeta::load(state_dir);
+        let meta = GenerationMeta::read(&view)?;
         let ids = meta
             .as_ref()
             .map_or_else(IdTable::default, |meta| meta.ids.clone());
@@ -334,7 +334,7 @@ impl Report for Status {
         }
         text += &format!("\n{counters}\n");
         let Some(meta) = &self.meta else {
-            return text + "\nthe sources are unknown: this state directory has no record\n";
+            return text + "\nthe sources are unknown: the generation in the kernel names none\n";
         };
         let mut services = table(
             &["service", "passed", "bytes", "last", "dropped", "ports"],

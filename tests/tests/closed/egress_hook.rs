@@ -85,7 +85,7 @@ fn close_by_clsact(testbed: &Testbed) -> anyhow::Result<()> {
             default: Verdict::Drop,
             ..Rules::default()
         };
-        dataplane.publish(&tables, Mode::Enforce, &rules, &[])?;
+        dataplane.publish(&tables, Mode::Enforce, &rules, &[], &[])?;
         let facts = runtime.block_on(look_up("eth0"))?;
         dataplane.attach(&facts, AttachModeRequest::Auto, false)?;
         // The second filter replaces the first one, as at a restart.

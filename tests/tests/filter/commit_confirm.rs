@@ -38,6 +38,11 @@ impl Policy {
         Self { config, tables }
     }
 
+    /// Returns the metadata under which the policy is published.
+    fn names(&self) -> Vec<u8> {
+        format!("{:?}", self.config.policy.sources).into_bytes()
+    }
+
     fn publish(&self, dataplane: &mut Dataplane) -> anyhow::Result<u32> {
         let Config {
             mode,
@@ -45,7 +50,7 @@ impl Policy {
             interfaces,
             ..
         } = &self.config;
-        Ok(dataplane.publish(&self.tables, *mode, rules, interfaces)?)
+        Ok(dataplane.publish(&self.tables, *mode, rules, interfaces, &self.names())?)
     }
 }
 
@@ -218,8 +223,12 @@ fn an_unconfirmed_first_start_fails_open() -> anyhow::Result<()> {
         allowlist_common::verdict::Reason::Default,
     );
     assert_eq!(passed, 4);
+    // The counters have the names of the change.
+    let names = Policy::new(&FRIENDS).names();
+    assert_eq!(view(&testbed)?.metadata()?, Some(names.clone()));
     // The state remains until the next publish.
     let mut dataplane = open(&testbed)?;
+    assert_eq!(dataplane.metadata()?, (Some(names), Vec::new()));
     dataplane.fall_back()?;
     assert_eq!(dataplane.pending(), None);
     assert!(gets_through(&testbed, STRANGERS[1])?);
@@ -323,6 +332,29 @@ fn a_confirmed_change_stays() -> anyhow::Result<()> {
     let error = dataplane.fall_back().expect_err("no change is pending");
     assert_eq!(error.code(), ErrorCode::NothingPending);
     expect!["no change is pending, so there is nothing to roll back"].assert_eq(&error.to_string());
+    Ok(())
+}
+
+/// Each slot has names of its own.
+#[test]
+fn a_rollback_restores_the_names() -> anyhow::Result<()> {
+    require_root!();
+    let testbed = Testbed::new()?;
+    let mut dataplane = filtering(&testbed)?;
+    let [before, after] = [FRIENDS, STRANGERS].map(|allowed| Policy::new(&allowed).names());
+    assert_eq!(view(&testbed)?.metadata()?, Some(before.clone()));
+    dataplane.arm_rollback(LONG)?;
+    Policy::new(&STRANGERS).publish(&mut dataplane)?;
+    assert_eq!(view(&testbed)?.metadata()?, Some(after.clone()));
+    drop(dataplane);
+    testbed.end_time_to_confirm()?;
+    assert_eq!(view(&testbed)?.metadata()?, Some(before.clone()));
+    assert_eq!(view(&testbed)?.lookup()?.metadata(), Some(&*before));
+    let mut dataplane = open(&testbed)?;
+    assert_eq!(dataplane.metadata()?, (Some(before.clone()), vec![after]));
+    dataplane.fall_back()?;
+    assert_eq!(dataplane.metadata()?, (Some(before.clone()), Vec::new()));
+    assert_eq!(view(&testbed)?.metadata()?, Some(before));
     Ok(())
 }
 

@@ -225,7 +225,7 @@ fn dataplane(testbed: &Testbed, default: Verdict) -> anyhow::Result<Dataplane> {
         default,
         ..Rules::default()
     };
-    dataplane.publish(&tables, Mode::Enforce, &rules, &[])?;
+    dataplane.publish(&tables, Mode::Enforce, &rules, &[], &[])?;
     Ok(dataplane)
 }
 

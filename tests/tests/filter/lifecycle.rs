@@ -179,11 +179,14 @@ fn exhausted_match_ids_are_reassigned() -> anyhow::Result<()> {
     require_root!();
     let testbed = Testbed::new()?;
     drop(testbed.filter(&INLINE_OPTIONS)?);
-    let path = testbed.scratch.file("state/record.v2.json");
-    let mut record: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-    let old = (1..4096).map(|number| json!([format!("old{number}")]));
-    record["names"]["matches"] = std::iter::once(json!([])).chain(old).collect();
-    std::fs::write(&path, record.to_string())?;
+    {
+        let mut dataplane = allowlist_dataplane::Dataplane::open(testbed.scratch.pin_dir(), None)?;
+        let (names, _) = dataplane.metadata()?;
+        let mut names: Value = serde_json::from_slice(&names.context("no names")?)?;
+        let old = (1..4096).map(|number| json!([format!("old{number}")]));
+        names["names"]["matches"] = std::iter::once(json!([])).chain(old).collect();
+        dataplane.set_metadata(names.to_string().as_bytes())?;
+    }
     let filter = testbed.filter(&INLINE_OPTIONS)?;
     assert!(
         filter.stderr().contains("warning[counters-reset]: "),

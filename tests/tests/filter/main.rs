@@ -13,6 +13,7 @@ mod links;
 mod migration;
 mod misbehaviour;
 mod modes;
+mod names;
 mod sources;
 mod stream;
 mod tampering;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use allowlist_common::abi::{PINNED, VERSION};
 use allowlist_dataplane::interface::look_up;
-use allowlist_dataplane::{AttachModeRequest, Build, Dataplane};
+use allowlist_dataplane::{AttachModeRequest, Build, Dataplane, View};
 use allowlist_policy::compile::compile;
 use allowlist_policy::{Feed, Mode, Origin};
 use allowlist_user::config::Config;
@@ -131,7 +131,8 @@ fn the_next_version_adopts_the_maps_of_version_8() -> anyhow::Result<()> {
         let feed = Feed::new(prefixes.clone(), Timestamp::now());
         Some((source.name.clone(), feed))
     });
-    let meta = GenerationMeta::load(&testbed.scratch.file("state")).context("no record")?;
+    let view = View::open(testbed.scratch.pin_dir())?;
+    let meta = GenerationMeta::read(&view)?.context("no names")?;
     let tables = compile(&config.policy, &lists.collect(), 10, &meta.ids)?;
     let next = Build {
         version: VERSION + 1,
@@ -145,8 +146,16 @@ fn the_next_version_adopts_the_maps_of_version_8() -> anyhow::Result<()> {
             let mut dataplane = Dataplane::open_build(next, testbed.scratch.pin_dir(), None)?;
             check_adopted(&older, &map_ids(&testbed, next.version)?)?;
             ensure!(dataplane.counted_generation() == 1);
-            let generation =
-                dataplane.publish(&tables, Mode::Enforce, &config.rules, &config.interfaces)?;
+            let (names, _) = dataplane.metadata()?;
+            let names = names.and_then(|names| GenerationMeta::decode(&names));
+            ensure!(names.is_some_and(|names| names.ids == meta.ids));
+            let generation = dataplane.publish(
+                &tables,
+                Mode::Enforce,
+                &config.rules,
+                &config.interfaces,
+                &meta.encode(),
+            )?;
             ensure!(generation == 2, "{generation}");
             let facts = runtime.block_on(look_up("eth0"))?;
             ensure!(facts.xdp_program == program, "attached before the publish");

@@ -31,7 +31,7 @@ fn filter(testbed: &Testbed) -> anyhow::Result<Dataplane> {
     let runtime = tokio::runtime::Runtime::new()?;
     testbed.host.run(|| {
         let mut dataplane = Dataplane::open(testbed.scratch.pin_dir(), None)?;
-        dataplane.publish(&tables, Mode::Enforce, &config.rules, &[])?;
+        dataplane.publish(&tables, Mode::Enforce, &config.rules, &[], &[])?;
         let facts = runtime.block_on(look_up("eth0"))?;
         dataplane.attach(&facts, AttachModeRequest::Native, false)?;
         Ok(dataplane)

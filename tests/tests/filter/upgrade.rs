@@ -7,16 +7,17 @@ use std::io::Read as _;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
+use allowlist_common::abi::{METADATA, VERSION};
 use allowlist_dataplane::interface::look_up;
 use allowlist_dataplane::{AttachModeRequest, Build, Dataplane};
 use allowlist_lists::state::StateDir;
-use allowlist_policy::compile::compile;
+use allowlist_policy::compile::{IdTable, compile};
 use allowlist_policy::{Feed, Origin, Snapshot as Lists};
 use allowlist_tests::lab::{Ended, Snapshot, WallClock};
 use allowlist_user::config::Config;
-use allowlist_user::generation_meta::GenerationMeta;
 use allowlist_user::journal::PolicyHistory;
 use anyhow::ensure;
+use aya::maps::Array;
 use expect_test::expect_file;
 use flate2::read::GzDecoder;
 use jiff::Timestamp;
@@ -27,6 +28,8 @@ use super::*;
 
 /// The directory of the older program's files, whose paths the state contains.
 const FOLDER: &str = "/mnt/allowlist";
+/// The older program's file with the names of ids.
+const RECORD: &str = "record.v2.json";
 /// The flow tracker's name in the older object.
 const OLDER_TRACKER: &str = "allowlist_sent";
 /// The time between the end of the older program and the start of this one, in seconds. One added prefix expires in it.
@@ -86,17 +89,19 @@ impl Older {
             let feed = additions.feed(service).context("no added prefix")?;
             lists.insert(allowlist_user::additions::source_name(service), feed);
         }
-        let meta = GenerationMeta::load(&state_dir).context("no record")?;
-        let tables = compile(&policy, &lists, config.max_prefixes, &meta.ids)?;
-        ensure!(tables.ids == meta.ids, "{:?}", tables.ids);
+        let record: Value = serde_json::from_slice(&fs::read(state_dir.join(RECORD))?)?;
+        let ids: IdTable = serde_json::from_value(record["names"].clone())?;
+        let tables = compile(&policy, &lists, config.max_prefixes, &ids)?;
+        ensure!(tables.ids == ids, "{:?}", tables.ids);
         let newest = history.newest().context("no policy")?;
         let mode = newest.change.mode.context("no mode")?;
 
         let mut object = Vec::new();
         let compressed = fs::read(Path::new(FOLDER).join("allowlist-ebpf.gz"))?;
         GzDecoder::new(&*compressed).read_to_end(&mut object)?;
+        let object: &[u8] = object.leak();
         let build = Build {
-            object: object.leak(),
+            object,
             ..Build::CURRENT
         };
         let runtime = tokio::runtime::Runtime::new()?;
@@ -106,14 +111,24 @@ impl Older {
             let mut dataplane = Dataplane::open_build(build, pins, Some(config.max_flows))?;
             dataplane.prepare_tracking()?;
             dataplane.enable_tracking(&facts)?;
-            dataplane.name(meta.ids.checksum())?;
-            while dataplane.generation() < meta.generation {
-                dataplane.publish(&tables, mode, &config.rules, &config.interfaces)?;
+            while u64::from(dataplane.generation()) < record["generation"].as_u64().unwrap_or(0) {
+                dataplane.publish(&tables, mode, &config.rules, &config.interfaces, &[])?;
             }
             dataplane.attach(&facts, AttachModeRequest::Native, false)?;
             dataplane.arm()?;
-            Ok(())
-        })
+            anyhow::Ok(())
+        })?;
+        // The older program had a checksum of the names in the kernel, and the names on disk.
+        let pins = self.testbed.scratch.pin_dir().join(format!("v{VERSION}"));
+        fs::remove_file(pins.join(METADATA))?;
+        let mut names: Array<_, u64> = aya::EbpfLoader::new()
+            .load(object)?
+            .take_map("NAMES")
+            .context("no map of names")?
+            .try_into()?;
+        names.set(0, ids.checksum(), 0)?;
+        names.pin(pins.join("NAMES"))?;
+        Ok(())
     }
 
     /// Starts the program of today.
@@ -270,6 +285,26 @@ fn the_older_program_is_replaced_under_traffic() -> anyhow::Result<()> {
         ensure!(status[key] == value, "{key}: {status}");
     }
     ensure!(status["daemon"]["policy"] == 9, "{status}");
+    // The files of the older program are migrated, and the names are in the kernel.
+    let files = fs::read_dir(testbed.scratch.file("state"))?;
+    let mut files: Vec<_> = files
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<anyhow::Result<_>>()?;
+    files.sort();
+    let expected = [
+        "events.v1.jsonl",
+        "events.v1.old.jsonl",
+        "journal.v2.jsonl",
+        "partners.json",
+        "redaction.key",
+    ];
+    ensure!(files == expected, "{files:?}");
+    let partners = fs::read_to_string(testbed.scratch.file("state/partners.json"))?;
+    ensure!(partners.starts_with("5 "), "{partners}");
+    let pins = fs::read_dir(testbed.scratch.pin_dir().join(format!("v{VERSION}")))?;
+    for pin in pins {
+        ensure!(pin?.file_name() != "NAMES", "the older map is pinned");
+    }
     // The prefix whose time to live ended between the two programs.
     assert!(!gets_through(testbed, "198.19.3.7")?);
     reports.check(&expect_file!["snapshots/upgrade.txt"]);

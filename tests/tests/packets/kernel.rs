@@ -147,7 +147,7 @@ impl Kernel {
         let interfaces: Vec<String> = interfaces.iter().map(|&name| name.to_owned()).collect();
         let before = self.dataplane.table_bytes();
         self.dataplane
-            .publish(tables, mode, &rules, &interfaces)
+            .publish(tables, mode, &rules, &interfaces, &[])
             .expect("a publish");
         if self.dataplane.table_bytes() != before {
             // The dataplane also replaces programs when the size of the tables changes.

@@ -26,7 +26,7 @@ const TYPES: [(&str, Option<&str>); PINNED.len()] = [
     (abi::INTERFACES, Some("Interface")),
     (abi::IDENTITIES, Some("Identity")),
     (abi::PUBLISHED, Some("PublishedValue")),
-    (abi::NAMES, Some("u64")),
+    (abi::METADATA, None),
     (abi::FLOWS, Some("FlowEntry")),
     (abi::PEERS, Some("FlowEntry")),
     (abi::FOREIGN, Some("FlowEntry")),

@@ -120,7 +120,7 @@ fn publish_under_load(
     let runs = with_background_load(judge, frames, || {
         (0..publishes).try_for_each(|turn| {
             let next = &generations[(turn + 1) % generations.len()];
-            dataplane.publish(next, Mode::Enforce, &rules, &[])?;
+            dataplane.publish(next, Mode::Enforce, &rules, &[], &[])?;
             Ok(())
         })
     });
@@ -154,7 +154,7 @@ fn a_slot_is_not_written_while_a_packet_lingers() {
     let (dataplane, _) = kernel.parts();
     let mut publish = |turn: usize| {
         dataplane
-            .publish(&generations[turn], Mode::Enforce, &rules, &[])
+            .publish(&generations[turn], Mode::Enforce, &rules, &[], &[])
             .expect("a publish");
     };
     publish(0);

@@ -168,12 +168,7 @@ fn damaged_files_are_ignored() -> anyhow::Result<()> {
         .iter()
         .map(|file| file.file_name().to_string_lossy().into_owned())
         .collect();
-    for expected in [
-        "journal.v2.jsonl",
-        "record.v2.json",
-        "list.json",
-        "events.v1.jsonl",
-    ] {
+    for expected in ["journal.v2.jsonl", "list.json", "events.v1.jsonl"] {
         ensure!(names.contains(expected), "{names:?}");
     }
     let sources = [FRIENDS, STRANGERS].concat();

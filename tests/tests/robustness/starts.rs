@@ -20,11 +20,10 @@ use nix::unistd::mkfifo;
 use super::*;
 
 /// The files of the state directory after a start with these sources.
-const STATE: [&str; 5] = [
+const STATE: [&str; 4] = [
     "events.v1.jsonl",
     "journal.v2.jsonl",
     "list.json",
-    "record.v2.json",
     "vendor.json",
 ];
 

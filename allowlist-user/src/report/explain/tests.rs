@@ -42,9 +42,7 @@ fn meta() -> GenerationMeta {
     };
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     GenerationMeta {
-        before: 0,
         since: None,
-        generation: 3,
         ids: IdTable {
             matches: vec![words(&[]), words(&["office", "vendor"])],
             services: vec![words(&[]), words(&["web"])],
@@ -108,7 +106,7 @@ const ALLOWED: Decision = Decision {
 
 /// Of the sources that list the address, the text names those that the service allows.
 #[test]
-fn with_a_record() {
+fn with_names() {
     expect![[r#"
         192.0.2.9 to tcp/443 on eth0 passes; generation 3
         pass allowed: step 4: web covers it and allows vendor, which lists 192.0.2.9
@@ -129,9 +127,9 @@ fn with_a_record() {
     assert_eq!(document["sources"]["vendor"]["age_seconds"], 1800);
 }
 
-/// The verdict comes from the kernel and needs no record.
+/// The verdict needs no names.
 #[test]
-fn without_a_record() {
+fn without_names() {
     expect![[r#"
         192.0.2.9 to tcp/443 on eth0 passes; generation 3
         pass allowed: step 4: a service whose name is unknown covers it and allows a source whose name is unknown, which lists 192.0.2.9
@@ -139,7 +137,7 @@ fn without_a_record() {
         prefix        reaches  listed by  grace period
         192.0.2.0/24                      -
 
-        the names of services and sources are unknown: this state directory has no record
+        the names of services and sources are unknown: the generation in the kernel has none
     "#]].assert_eq(&explanation(ALLOWED, None).text());
 }
 

@@ -210,7 +210,7 @@ impl Explanation {
         let mut text = format!("\n{prefixes}\n");
         if !self.has_meta {
             return text
-                + "\nthe names of services and sources are unknown: this state directory has no record\n";
+                + "\nthe names of services and sources are unknown: the generation in the kernel has none\n";
         }
         let mut sources = table(
             &["source", "state", "age", "last hit", "regions", "from"],
