@@ -94,7 +94,7 @@ impl Dataplane {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
             bail!(
-                "{}: cannot attach the filter, because another process has detached it; start it again with `allowlist run`",
+                "{}: not attached, because another process has detached the filter; this interface is not filtered; start the daemon again with `allowlist run`",
                 facts.name
             );
         }
@@ -244,7 +244,7 @@ impl Dataplane {
     ) -> Result<XdpMode> {
         let mode = facts.xdp_mode.with_context(|| {
             format!(
-                "{}: another version's link is pinned, but the kernel reports no XDP program on the interface; run `allowlist detach`, then start again",
+                "{}: another version of allowlist has pinned its XDP link, but the kernel reports no XDP program on the interface; run `allowlist detach`, then start the daemon again",
                 facts.name
             )
         })?;
@@ -253,14 +253,14 @@ impl Dataplane {
         self.has_replaced = true;
         replace(program, link).with_context(|| {
             format!(
-                "cannot replace another version's filter program on {}",
+                "cannot replace the filter program of another version of allowlist on {}",
                 facts.name
             )
         })?;
         self.record(slot, facts, mode, loaded)?;
         fs::rename(link, &pin).with_context(|| {
             format!(
-                "cannot move the link's pin {} to the pin folder of this version",
+                "cannot move the pin of the XDP link {} to the pin directory of this version",
                 link.display()
             )
         })?;
@@ -300,7 +300,7 @@ impl Dataplane {
         match changed {
             Ok(mode) => {
                 let warning = format!(
-                    "{}: changed from {} to {} mode; it was unfiltered for a moment",
+                    "{}: changed the XDP program from {} to {} mode; the interface was unfiltered for a moment",
                     facts.name,
                     old.name(),
                     mode.name()
@@ -309,10 +309,10 @@ impl Dataplane {
             }
             Err(error) => {
                 let (link, ..) = new_link(program, facts, old.wanted())
-                    .with_context(|| format!("{error:#}; {} is NOT filtered now", facts.name))?;
+                    .with_context(|| format!("{error:#}; the earlier mode could not be restored either, so {} is NOT filtered", facts.name))?;
                 self.pin(slot, facts, (old, loaded), link)?;
                 Err(error.context(format!(
-                    "{}: the XDP program stays in {} mode",
+                    "{}: cannot change the mode of the XDP program, so the interface stays filtered in {} mode",
                     facts.name,
                     old.name()
                 )))
@@ -330,7 +330,7 @@ impl Dataplane {
         // Recorded before the pin is made: a name without a pin is harmless, a pin without a name is not.
         self.record(slot, facts, mode, loaded)?;
         link.pin(self.pins.link(slot))
-            .with_context(|| format!("{} is NOT filtered: cannot pin its link", facts.name))?;
+            .with_context(|| format!("{} is NOT filtered: cannot pin its XDP link", facts.name))?;
         Ok(())
     }
 
@@ -473,7 +473,7 @@ impl Dataplane {
         }
         by_name.or(free).with_context(|| {
             format!(
-                "all {MAX_INTERFACES} interface slots are in use; `allowlist detach` frees them"
+                "cannot filter one more interface: all {MAX_INTERFACES} interface slots are in use; `allowlist detach` frees them, and ends filtering on all interfaces"
             )
         })
     }

@@ -75,7 +75,7 @@ impl Dataplane {
             Some(pending) if pending.fell_back => self.fall_back()?,
             Some(pending) => bail_with!(
                 ChangePending,
-                "another change is pending for {} s; confirm it with `allowlist confirm`, or let it expire",
+                "another change is pending, and is rolled back in {} s unless it is confirmed; confirm it with `allowlist confirm` or wait, then try again",
                 pending.left.as_secs()
             ),
             None => {}
@@ -123,7 +123,7 @@ impl Dataplane {
         if pending.fell_back {
             bail_with!(
                 NotConfirmed,
-                "too late: the change was rolled back, since it was not confirmed in time"
+                "too late: the change was rolled back, since it was not confirmed in time; make the change again"
             );
         }
         let fallback = self.fallback.load();

@@ -164,7 +164,7 @@ fn mark_detached(pins: &Pins) -> Result<File> {
         thread::sleep(WAIT);
     }
     bail!(
-        "the pin of {} is missing, and the running daemon does not restore it, so the daemon would attach the filter again; stop the daemon, then detach again",
+        "cannot detach: the pin of the map {} is missing, and the running daemon does not restore it, so the daemon would attach the filter again; stop the daemon, then detach again",
         abi::PUBLISHED
     )
 }

@@ -195,7 +195,7 @@ impl Dataplane {
         attach_filter(program, facts).map_err(|error| match no_tcx {
             None => error,
             Some(no_tcx) => error.context(format!(
-                "the kernel refuses a tcx link ({:#}) and a clsact filter",
+                "the kernel refuses the flow tracker as a tcx program ({:#}) and as a clsact filter",
                 Error::from(no_tcx)
             )),
         })?;
@@ -252,7 +252,7 @@ fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
     if program.fd().is_err() {
         program
             .load()
-            .context("the kernel rejected the program (verifier log follows)")?;
+            .context("the kernel rejected the flow tracker's program; report this with the verifier log, which follows")?;
     }
     Ok(program)
 }
@@ -280,7 +280,7 @@ fn attach_filter(program: &mut SchedClassifier, facts: &InterfaceInfo) -> Result
             .attach_with_options(&facts.name, TcAttachType::Egress, options)
             .with_context(|| {
                 format!(
-                    "cannot add a filter with priority {PRIORITY}; if another kind of filter uses it (`tc filter show dev {} egress`), change the priority of that filter",
+                    "cannot add the flow tracker as a filter with priority {PRIORITY}; if another kind of filter has this priority (`tc filter show dev {} egress`), change the priority of that filter",
                     facts.name
                 )
             })?
@@ -326,6 +326,8 @@ fn remove_filter(name: &str) {
     let removed = filter(name).and_then(|link| Ok(link.detach()?));
     if let Err(error) = removed {
         // It records flows that are not used, which is harmless.
-        warn!("{name}: cannot remove the flow tracker's clsact filter: {error:#}");
+        warn!(
+            "{name}: cannot remove the flow tracker's clsact filter: {error:#}; remove it with `tc filter del dev {name} egress pref {PRIORITY}`"
+        );
     }
 }

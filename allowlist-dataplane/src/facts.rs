@@ -194,7 +194,7 @@ pub fn require_namespace(pin_dir: &Path) -> Result<()> {
     inodes.dedup();
     bail_with!(
         OtherNamespace,
-        "the filter under {} filters {} in another network namespace, {} (this one is net:[{}]; `lsns -t net` lists them)",
+        "the filter pinned under {} filters {} in another network namespace, {} (this one is net:[{}]; `lsns -t net` lists them)",
         pin_dir.display(),
         names.join(", "),
         inodes.join(", "),

@@ -134,8 +134,9 @@ fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
     if !is_pinned(&aside)? {
         return Ok(None);
     }
-    let old =
-        MapData::from_pin(aside).with_context(|| format!("cannot open the previous map {name}"))?;
+    let old = MapData::from_pin(aside).with_context(|| {
+        format!("cannot open the previous map {name}, from which the flows are copied")
+    })?;
     let old: Table = Map::from_map_data(old)?.try_into()?;
     let mut copied = 0;
     // The table evicts older flows if it is full; flows start and end meanwhile.
@@ -179,7 +180,7 @@ impl Dataplane {
         }
         if let Some(more) = more {
             info!(
-                "resized the flow table to the new max_flows; {more} flows that began during the copy were copied last"
+                "resized the flow table to the new max_flows; {more} flows that began during the copy are copied too"
             );
         }
         Ok(())

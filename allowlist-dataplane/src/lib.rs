@@ -244,7 +244,7 @@ impl Dataplane {
         );
         if control.restore() {
             warn!(
-                "another process changed the control word while no daemon ran; restored the published control word"
+                "another process changed the control word, which selects the active policy and mode, while no daemon ran; restored the published control word"
             );
         }
         Ok(Self {
@@ -316,9 +316,9 @@ impl Dataplane {
                 )
             })?
             .try_into()?;
-        program
-            .load()
-            .context("the kernel rejected the program (verifier log follows)")?;
+        program.load().context(
+            "the kernel rejected the XDP program; report this with the verifier log, which follows",
+        )?;
         Ok(object)
     }
 
@@ -383,7 +383,6 @@ fn pool_words(pins: &Pins) -> Result<u32> {
         return Ok(abi::MIN_POOL_WORDS);
     }
     let words = Generations::open(pins)?.words() - ranges::FIXED;
-    u32::try_from(words).map_err(|_| {
-        Error::message("the tables of a generation are too large for the kernel program")
-    })
+    u32::try_from(words)
+        .map_err(|_| Error::message("the kernel map GENERATIONS is too large for the XDP program"))
 }

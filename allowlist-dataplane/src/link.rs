@@ -30,7 +30,7 @@ pub(super) struct LinkState {
 
 /// Reads the state of the link pinned at `pin`; `None` if nothing is pinned there.
 pub(super) fn state(pin: &Path) -> Result<Option<LinkState>> {
-    let what = || format!("cannot read the link {}", pin.display());
+    let what = || format!("cannot read the BPF link {}", pin.display());
     let link = match open_pinned(pin, Access::ReadWrite) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         link => link.with_context(what)?,
@@ -70,7 +70,7 @@ pub(super) fn tracks(pin: &Path, index: u32) -> Result<bool> {
 
 /// Detaches the link pinned at `pin` from its interface at once, and removes the pin.
 pub(super) fn take_off(pin: &Path) -> Result<()> {
-    let what = || format!("cannot detach the link {}", pin.display());
+    let what = || format!("cannot detach the BPF link {}", pin.display());
     let link = open_pinned(pin, Access::ReadWrite).with_context(what)?;
     detach_link(link.as_fd()).with_context(what)?;
     fs::remove_file(pin).with_context(|| format!("cannot remove the pin {}", pin.display()))

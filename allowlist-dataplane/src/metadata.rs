@@ -75,7 +75,7 @@ impl Metadata {
         }
         let map = bpf_map_create(NewMap::Words { words: words.len() }).with_context(|| {
             let kibibytes = bytes.len() >> 10;
-            format!("cannot create a kernel map of {kibibytes} KiB for names")
+            format!("cannot create a kernel map of {kibibytes} KiB for the names of sources and services")
         })?;
         let map = MapData::from_fd(map)?;
         let new = Stored {
@@ -89,7 +89,8 @@ impl Metadata {
         }
         if let Err(error) = set_inner_map(self.array.fd().as_fd(), slot, new.memory.fd()) {
             pins.unpin(&pin_name(new.id))?;
-            return Err(error).with_context(|| format!("cannot store a map in {METADATA}"));
+            return Err(error)
+                .with_context(|| format!("cannot store a new inner map in the map {METADATA}"));
         }
         match self.slots[slot as usize].replace(Box::new(new)) {
             Some(old) => pins.unpin(&pin_name(old.id)),
@@ -103,7 +104,7 @@ impl Metadata {
             return Ok(());
         }
         clear_inner_map(self.array.fd().as_fd(), slot)
-            .with_context(|| format!("cannot empty slot {slot} of {METADATA}"))?;
+            .with_context(|| format!("cannot empty slot {slot} of the map {METADATA}"))?;
         match self.slots[slot as usize].take() {
             Some(old) => pins.unpin(&pin_name(old.id)),
             None => Ok(()),
@@ -134,7 +135,7 @@ impl Metadata {
             .flatten()
             .map(|stored| pin_name(stored.id))
             .collect();
-        let entries = fs::read_dir(pins.folder()).context("cannot list the pin folder")?;
+        let entries = fs::read_dir(pins.folder()).context("cannot list the pin directory")?;
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -223,7 +224,9 @@ fn decoded(words: &[u64]) -> Option<Vec<u8>> {
     let stored = bytes.get(..usize::try_from(*length).ok()?);
     let verified = stored.and_then(checksum::verify);
     if verified.is_none() {
-        warn!("the map {METADATA} is damaged; reports lack the names of sources");
+        warn!(
+            "the map {METADATA} is damaged, so reports lack the names of sources until the next publish"
+        );
     }
     Some(verified?.to_vec())
 }

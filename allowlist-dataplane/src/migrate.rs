@@ -120,7 +120,12 @@ pub(super) fn adopt_maps(pins: &Pins, others: &[PreviousVersion]) -> Result<()> 
         {
             let pin = older.folder.join(name);
             if is_pinned(&pin)? {
-                let what = || format!("cannot adopt map {name} of ABI v{}", older.version);
+                let what = || {
+                    format!(
+                        "cannot use the map {name} of another version of allowlist (ABI v{})",
+                        older.version
+                    )
+                };
                 let map = open_data(&pin).with_context(what)?;
                 map.pin(&path).with_context(what)?;
                 break;
@@ -203,7 +208,7 @@ impl Dataplane {
         }
         if self.has_replaced {
             warn!(
-                "the migration from another version is incomplete: some interfaces have this version's program, others the other version's; the next start continues the migration"
+                "the migration from another version of allowlist is incomplete: some interfaces have this version's program, others the other version's; the next `allowlist run` continues the migration"
             );
             return Ok(true);
         }
@@ -236,7 +241,7 @@ impl Dataplane {
             let _pin_lock = self.pins.lock_exclusive()?;
             detached.extend(detach_other(&other.folder)?);
             info!(
-                "migrated maps from ABI v{} to v{}",
+                "migrated the filter's kernel maps from ABI v{} to v{}",
                 other.version,
                 self.pins.version()
             );

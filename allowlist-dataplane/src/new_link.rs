@@ -147,7 +147,7 @@ fn link(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLin
         if let Err(error) = detached {
             debug!("{}: cannot detach the XDP program that was attached by netlink: {error:#}", facts.name);
         }
-        Error::Message("the kernel supports no XDP link, without which the filter would end with this process; Linux 5.9 supports them".to_owned())
+        Error::Message("the kernel supports no XDP link, without which the filter would end with this process; use Linux 5.9 or later".to_owned())
     })
 }
 
@@ -171,7 +171,7 @@ fn attempt(program: &Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<Attemp
         .detach_xdp(facts.index, descriptor, mode.place())
         .with_context(|| {
             format!(
-                "cannot detach the XDP program that was attached by netlink; run `ip link set dev {} xdp off`",
+                "cannot detach the XDP program that was attached by netlink to learn the reason of the refusal; run `ip link set dev {} xdp off`",
                 facts.name
             )
         })?;

@@ -46,7 +46,7 @@ pub struct NothingPinned(PathBuf);
 /// Fails if the path cannot be examined, for example because of its permissions.
 pub(super) fn is_pinned(path: &Path) -> Result<bool> {
     path.try_exists()
-        .with_context(|| format!("cannot check whether {} exists", path.display()))
+        .with_context(|| format!("cannot check whether the pin {} exists", path.display()))
 }
 
 /// Returns the ABI versions other than `own` that have a pin directory under `root`, with the path of each.
@@ -58,7 +58,7 @@ pub(super) fn other_versions(root: &Path, own: u32) -> Result<Vec<(u32, PathBuf)
         let name = path.file_name()?.to_str()?;
         name.strip_prefix('v')?.parse().ok()
     };
-    let what = || format!("cannot list the pin folder {}", root.display());
+    let what = || format!("cannot list the pin directory {}", root.display());
     let entries = match fs::read_dir(root) {
         Err(error) if is_absence(error.kind()) => return Ok(Vec::new()),
         entries => entries.with_context(what)?,
@@ -84,19 +84,19 @@ fn is_absence(kind: ErrorKind) -> bool {
 /// Fails with the name of the other daemon if one holds the lock.
 pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
     let lock = File::open(folder)
-        .with_context(|| format!("cannot open the pin folder {}", folder.display()))?;
+        .with_context(|| format!("cannot open the pin directory {}", folder.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => bail_with!(
             AlreadyRunning,
-            "{} uses {}; stop it, or choose another --pin-dir (and --state-dir and --socket)",
+            "{} uses the pin directory {}; stop that daemon, or choose another --pin-dir (and --state-dir and --socket)",
             holder_in_words(&lock).map_or_else(
                 || "another daemon".to_owned(),
                 |holder| format!("another daemon, {holder},")
             ),
             root.display()
         ),
-        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the pin folder"),
+        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the pin directory"),
     }
 }
 
@@ -145,7 +145,7 @@ impl Pins {
         pins.opened = Some(lock(&pins.folder, root)?);
         if !pins.is_current() {
             bail!(
-                "another process detached the filter under {} during this start; start again",
+                "another process detached the filter pinned under {} while this daemon opened it; start the daemon again with `allowlist run`",
                 root.display()
             );
         }
@@ -168,7 +168,7 @@ impl Pins {
         {
             bail_with!(
                 Forbidden,
-                "cannot open {}: only its owner may; try sudo",
+                "cannot open the pin directory {}: only its owner may open it; try sudo",
                 root.display()
             );
         }
@@ -181,15 +181,16 @@ impl Pins {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 bail_with!(
                     Forbidden,
-                    "cannot open {}: only root may; try sudo",
+                    "cannot open the pin directory {}: only root may open it; try sudo",
                     root.display()
                 )
             }
-            Err(error) if !is_absence(error.kind()) => Err(error)
-                .with_context(|| format!("cannot open the pin folder {}", pins.folder.display())),
+            Err(error) if !is_absence(error.kind()) => Err(error).with_context(|| {
+                format!("cannot open the pin directory {}", pins.folder.display())
+            }),
             Err(_) if !other_versions(root, abi::VERSION)?.is_empty() => bail_with!(
                 OtherVersion,
-                "another version pinned the filter under {}; `allowlist run` migrates it, `allowlist detach` removes it",
+                "the filter pinned under {} is of another version of allowlist; `allowlist run` migrates it to this version, `allowlist detach` removes it",
                 root.display()
             ),
             Err(_) => Err(NothingPinned(root.to_owned()).into()),
@@ -199,8 +200,8 @@ impl Pins {
     /// Waits for the lock that every process holds while it changes pins, and returns the file that holds the lock.
     pub(super) fn lock_exclusive(&self) -> Result<File> {
         let lock = File::open(&self.root)
-            .with_context(|| format!("cannot open the pin folder {}", self.root.display()))?;
-        lock.lock().context("cannot lock the pin folder")?;
+            .with_context(|| format!("cannot open the pin directory {}", self.root.display()))?;
+        lock.lock().context("cannot lock the pin directory")?;
         Ok(lock)
     }
 
@@ -264,7 +265,7 @@ impl Pins {
     /// Returns whether a daemon holds the lock of this pin directory.
     pub(super) fn is_published_into(&self) -> Result<bool> {
         let lock = File::open(&self.folder)
-            .with_context(|| format!("cannot open the pin folder {}", self.folder.display()))?;
+            .with_context(|| format!("cannot open the pin directory {}", self.folder.display()))?;
         Ok(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
@@ -299,7 +300,7 @@ impl Pins {
             if found.uid() != geteuid().as_raw() || found.mode() & 0o022 != 0 {
                 bail_with!(
                     InvalidPinDir,
-                    "{} belongs to user {} with mode {:o}, so other users could change its pins; remove it, or choose another --pin-dir",
+                    "the pin directory {} belongs to user {} with mode {:o}, so other users could change its pins; remove it, or choose another --pin-dir",
                     folder.display(),
                     found.uid(),
                     found.mode() & 0o7777

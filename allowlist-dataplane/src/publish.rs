@@ -184,7 +184,7 @@ impl Dataplane {
         if self.generation() != 0 {
             info!(
                 target: "allowlist::tables-resized",
-                "resized the tables from {} to {} KiB each",
+                "resized the kernel's tables of prefixes from {} to {} KiB each",
                 (before * size_of::<u64>()) >> 10,
                 (words * size_of::<u64>()) >> 10
             );

@@ -236,7 +236,7 @@ fn prefix_of(address: [u64; 2], last: u64) -> Result<(IpNet, MatchId)> {
         IpNet::new(std::net::IpAddr::from(address.to_be_bytes()), length)
     };
     let prefix = prefix.map_err(|_| {
-        Error::message("the list of prefixes in the kernel has a prefix with an invalid length")
+        Error::message("the list of prefixes in the kernel has a prefix with an invalid length; the next publish rewrites the list")
     })?;
     Ok((prefix, last as MatchId))
 }
@@ -295,7 +295,7 @@ impl Copied {
         let base = LIST + v4 + v6 * CHANGE;
         ensure!(
             base + changes * CHANGE <= list.words(),
-            "the list of prefixes in the kernel is damaged; the next publish rewrites it"
+            "the list of prefixes in the kernel is damaged; the next publish rewrites the list"
         );
         let mut entries = Vec::with_capacity(v4 + v6);
         for place in LIST..LIST + v4 {

@@ -75,7 +75,7 @@ impl Dataplane {
         let pins = Pins::create(self.pins.root(), self.pins.version())?;
         if pins.missing_maps()?.len() != abi::PINNED.len() || pins.have_links()? {
             bail!(
-                "cannot restore the pins under {}: another process has pinned a filter there",
+                "cannot restore the filter's pins under {}, because another process has pinned a filter there; stop one of the two daemons, or choose another --pin-dir for it",
                 pins.root().display()
             );
         }
@@ -93,7 +93,7 @@ impl Dataplane {
         let _pin_lock = self.pins.lock_exclusive()?;
         if self.is_detached() {
             bail!(
-                "cannot repair the filter, because another process has detached it; start it again with `allowlist run`"
+                "cannot repair the filter, because another process has detached it, so its interfaces are not filtered; start the daemon again with `allowlist run`"
             );
         }
         for difference in differences {
@@ -164,7 +164,7 @@ pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
     }
     if !lost.is_empty() {
         warn!(
-            "maps without a pin: {}; their contents are lost, and the attached programs are replaced by programs with new maps",
+            "kernel maps without a pin that cannot be found again: {}; their contents are lost, and the attached programs are replaced by programs with new maps",
             lost.join(", ")
         );
     }

@@ -193,7 +193,7 @@ pub(super) fn compare(kernel: &Kernel, published: &Published) -> Vec<Difference>
             DifferenceKind::ControlWord,
             None,
             format!(
-                "the control word is {word:#x}, and not {:#x} that was published: another process has changed it",
+                "another process has changed the control word, which selects the active policy and mode, from {:#x} to {word:#x}",
                 published.word
             ),
         ));
@@ -239,7 +239,7 @@ fn compare_maps(kernel: &Kernel, published: &Published) -> Vec<Difference> {
             differences.push(Difference::new(
                 DifferenceKind::MapPinMissing,
                 Some(name),
-                format!("the map {name} has no pin; the programs still use the map"),
+                format!("the map {name} has no pin, so commands cannot open it; the attached programs still use it"),
             ));
             continue;
         };
@@ -298,13 +298,13 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
     let mut differences = match facts.link {
         LinkFact::Missing => one(
             Kind::LinkPinMissing,
-            format!("the link of {name} has no pin, so {name} is not filtered"),
+            format!("the XDP link of {name} has no pin, so {name} is not filtered"),
         ),
         LinkFact::Unreadable if device.programs.contains(&identity.program) => Vec::new(),
         LinkFact::Unreadable => one(
             Kind::ProgramMissing,
             format!(
-                "{name} does not run the published program, id {}",
+                "{name} does not run the published filter program, id {}, so {name} is not filtered",
                 identity.program
             ),
         ),
@@ -312,7 +312,9 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
             interface: None, ..
         }) => one(
             Kind::LinkDetached,
-            format!("another process has detached the link of {name}, so {name} is not filtered"),
+            format!(
+                "another process has detached the XDP link of {name}, so {name} is not filtered"
+            ),
         ),
         LinkFact::Pinned(link) if !device.programs.contains(&link.program) => {
             return one(Kind::InterfaceMoved, moved(name));
@@ -321,7 +323,7 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
             let mut found = one(
                 Kind::ProgramReplaced,
                 format!(
-                    "another process has replaced the program in the link of {name}, id {}, by {{programs}}",
+                    "another process has replaced the filter's program, id {}, in the XDP link of {name} by {{programs}}, so the filter does not run on {name}",
                     identity.program
                 ),
             );

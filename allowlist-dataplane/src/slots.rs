@@ -59,8 +59,9 @@ impl Slots {
             let name = self.pin_name(slot);
             pins.unpin(&name)?;
             new.pin(&pins.map(&name))?;
-            set_inner_map(self.array.fd().as_fd(), slot, new.fd())
-                .with_context(|| format!("cannot store a map in {}", self.name))?;
+            set_inner_map(self.array.fd().as_fd(), slot, new.fd()).with_context(|| {
+                format!("cannot store a new inner map in the map {}", self.name)
+            })?;
             self.memories[slot as usize] = Some(Box::new(new));
         }
         Ok(self.get(slot).expect("it was just made"))
@@ -69,7 +70,7 @@ impl Slots {
     /// Removes the map from a slot, and its pin, which frees its memory.
     pub(super) fn empty(&mut self, pins: &Pins, slot: u32) -> Result<()> {
         clear_inner_map(self.array.fd().as_fd(), slot)
-            .with_context(|| format!("cannot empty slot {slot} of {}", self.name))?;
+            .with_context(|| format!("cannot empty slot {slot} of the map {}", self.name))?;
         self.memories[slot as usize] = None;
         pins.unpin(&self.pin_name(slot))
     }
@@ -151,7 +152,7 @@ pub(super) fn memory(pins: &Pins, name: &'static str, slot: u32) -> Result<Optio
 /// Removes the pins of the inner maps of the array with this name.
 pub(super) fn remove_all(pins: &Pins, name: &str) -> Result<()> {
     let prefix = format!("{name}_");
-    let entries = fs::read_dir(pins.folder()).context("cannot list the pin folder")?;
+    let entries = fs::read_dir(pins.folder()).context("cannot list the pin directory")?;
     for entry in entries.flatten() {
         let pin = entry.file_name();
         let pin = pin.to_string_lossy();

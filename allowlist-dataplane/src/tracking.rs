@@ -185,7 +185,7 @@ fn adopt(flows: &mut Flows, marks: &Marks) -> Result<Vec<u16>> {
         Ok(read) => read,
         Err(error) => {
             warn!(
-                "{error:#}; flows older than the filter are not tracked, so their return traffic is dropped"
+                "{error:#}; connections that this host opened before the filter started are not in the flow table, so their return traffic is dropped until they are opened again"
             );
             return Ok((0..=u16::MAX).collect());
         }

@@ -33,7 +33,11 @@ pub fn verify(trace: bool) -> Result<Vec<Verified>> {
         .override_global(abi::GLOBAL_TRACE, &trace, true)
         .load(OBJECT)
         .context("cannot create the kernel maps")?;
-    let refused = |name| format!("the kernel rejected {name} (verifier log follows)");
+    let refused = |name| {
+        format!(
+            "the kernel rejected the program {name}; report this with the verifier log, which follows"
+        )
+    };
     let mut verified = Vec::new();
     for (name, program) in object.programs_mut() {
         if name == abi::PROGRAM {

@@ -166,7 +166,7 @@ fn lock(pins: &Pins) -> Result<File> {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => bail_with!(
             Busy,
-            "another `allowlist watch` is running, and only one can read the events; end it first"
+            "another `allowlist watch` is running, and only one at a time can read the drop events; end that one first"
         ),
         Err(TryLockError::Error(error)) => {
             Err(error).context("cannot lock the directory of the reader of drop events")

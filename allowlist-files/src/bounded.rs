@@ -60,7 +60,9 @@ pub enum ReadError {
     #[error("the path is {0}, not a regular file")]
     NotRegular(&'static str),
     /// A read of the file would wait for data, as that of `/proc/kmsg` does.
-    #[error("the path is not a regular file, since reading it would wait for data")]
+    #[error(
+        "the path is not a regular file, since reading it would wait for data; configure the path of a regular file"
+    )]
     Waits,
     /// The file belongs to this user, who is neither root nor the owner of its directory.
     #[error(

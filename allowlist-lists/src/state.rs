@@ -372,7 +372,7 @@ pub enum StateError {
     },
     /// Another process has the lock of the directory.
     #[error(
-        "{}: in use by {}; stop it, or choose another --state-dir",
+        "{}: the state directory is in use by {}; stop that process, or choose another --state-dir",
         path.display(),
         holder.as_deref().unwrap_or("another process")
     )]
@@ -384,9 +384,9 @@ pub enum StateError {
     },
     /// The file of a list is damaged.
     #[error(
-        "{}: damaged and ignored: {problem}{}",
+        "{}: the last-good list is damaged, and is not used: {problem}{}",
         path.display(),
-        kept.as_ref().map_or_else(String::new, |kept| format!("; renamed to {}", kept.display()))
+        kept.as_ref().map_or_else(String::new, |kept| format!("; the file was renamed to {}", kept.display()))
     )]
     Damaged {
         /// The path of the file.
@@ -397,7 +397,7 @@ pub enum StateError {
         kept: Option<PathBuf>,
     },
     /// Another version of the program wrote the file, in a format that this version does not read.
-    #[error("{}: ignored, since its format is {format}, and this version reads format {FORMAT}; it will be replaced", path.display())]
+    #[error("{}: the last-good list is not used, since its format is {format}, and this version reads format {FORMAT}; the next fetched list replaces it", path.display())]
     Format {
         /// The path of the file.
         path: PathBuf,
@@ -405,7 +405,7 @@ pub enum StateError {
         format: u32,
     },
     /// The stored list comes from another origin than the source's configured one.
-    #[error("{}: ignored, since its list is from {stored}, and the source is {configured} now; it will be replaced", path.display())]
+    #[error("{}: the last-good list is not used, since it is from {stored}, and the source is {configured} now; the next fetched list replaces it", path.display())]
     OtherOrigin {
         /// The path of the file.
         path: PathBuf,

@@ -55,7 +55,7 @@ impl Record {
         serde_json::from_slice(checksum::verify(line)?).ok()
     }
 
-    /// Returns the index of a line's limit: 0 for an operation, 1 for anything else.
+    /// Returns the class of a line of the event log, which selects its size limit: 0 for operations, 1 for list events.
     fn class(line: &[u8]) -> usize {
         let json = line.splitn(2, |byte| *byte == b' ').nth(1);
         usize::from(json.is_none_or(|json| !json.starts_with(b"{\"operation\":")))

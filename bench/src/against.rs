@@ -129,7 +129,8 @@ fn measure(
     }
     let medians: Vec<f64> = costs.into_iter().map(median).collect();
     let old = subjects.iter().position(|subject| subject.name == OLD);
-    let old = medians[old.context("the older object is missing among the subjects")?];
+    let old = medians
+        [old.context("the older object file was not loaded, so no ratio to it can be computed")?];
     for (subject, value) in subjects.iter().zip(medians) {
         let mut add = |unit, value| {
             record.add(Sample {
@@ -168,7 +169,7 @@ impl Subject {
                 .try_into()?;
             program
                 .load()
-                .context("the kernel refuses to load the program of the object file")?;
+                .context("the kernel's verifier rejects the XDP program of the object file")?;
             Ok(loaded)
         });
         Ok(Self {
@@ -189,7 +190,7 @@ impl Subject {
             let found = programs::verdict(self.program(load)?, frame)?;
             ensure!(
                 found == wanted,
-                "{}, {}: the verdict is {found}, not {wanted}: this object reads the policy differently",
+                "{}, packet {}: the verdict is {found}, not {wanted}, so this object file reads the benchmark's policy differently; compare with an object of a nearer version",
                 self.name,
                 case.name
             );

@@ -174,7 +174,7 @@ fn measure(record: &mut Record, effort: &Effort, case: &Case) -> Result<()> {
         let expected = case.expected;
         ensure!(
             verdict == expected,
-            "{name}: the verdict is {verdict}, not {expected}"
+            "program {name}: the verdict on the benchmark's packet is {verdict}, not {expected}"
         );
     }
     for round in 0..effort.rounds {
@@ -230,7 +230,8 @@ impl Front {
         programs::set_addresses(
             &mut object,
             list.family,
-            &addresses.context("cannot draw addresses from an empty list")?,
+            &addresses
+                .context("the benchmark's list has no prefix to draw source addresses from")?,
         )?;
         let frame = (case.frame)(case.family);
         let header = if is_tagged(&frame) { 18 } else { 14 };

@@ -72,7 +72,7 @@ pub(crate) fn run(record: &mut Record, effort: &Effort) -> Result<FinishedSubjec
         programs::set_addresses(
             &mut sender.object,
             Family::V4,
-            &unlisted.context("cannot draw addresses outside of the list")?,
+            &unlisted.context("the benchmark found no source addresses outside of its list")?,
         )?;
         let subjects = subject::all(record, &list)?;
         for round in 0..effort.rounds {
@@ -147,7 +147,7 @@ impl Sender {
         let lost = u64::from(self.frames).abs_diff(dropped);
         ensure!(
             lost <= u64::from(self.frames) / 100,
-            "dropped {dropped} of {} packets",
+            "the subject dropped {dropped} of {} packets, which differ by more than 1 %, so the rate is invalid; measure again on an idle machine",
             self.frames
         );
         Ok(float(dropped) / elapsed.as_secs_f64())

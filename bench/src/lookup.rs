@@ -150,7 +150,9 @@ fn measure_traffic(
             costs.push(programs::cost(program, &frame, effort.burst)?);
         }
         let floor = SUBJECTS.iter().position(|one| one.name == FLOOR);
-        let floor = costs[floor.context("the baseline is missing among the subjects")?];
+        let floor = costs[floor.context(
+            "the subject that looks nothing up was not measured, so no net cost can be computed",
+        )?];
         for (subject, cost) in SUBJECTS.iter().zip(costs) {
             let net = subject.looks_up.then_some((NET, cost - floor));
             for (unit, value) in [Some((GROSS, cost)), net].into_iter().flatten() {
@@ -189,7 +191,7 @@ fn check_found(
     };
     ensure!(
         is_expected,
-        "{} found {found} of {runs} addresses of {traffic}",
+        "{} found {found} of {runs} source addresses, which is wrong for the traffic {traffic}",
         subject.name
     );
     Ok(())

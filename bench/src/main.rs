@@ -98,7 +98,7 @@ fn main() -> Result<()> {
     let load = record::load();
     if load > record::float(record::cpus() as u64) / 4.0 {
         record.note(format!(
-            "the machine was busy when the benchmark started (load {load}): costs and their spread are too high"
+            "the machine was busy when the benchmark started (load {load}), so costs and their spread are too high; measure again on an idle machine"
         ));
     }
     let mut finished = Vec::new();

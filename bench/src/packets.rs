@@ -167,7 +167,7 @@ impl Subject {
         let mut object = dataplane.load_program(0, false)?;
         let egress: &mut SchedClassifier = object
             .program_mut(TRACKER_PROGRAM)
-            .context("the filter's object file has no flow tracker")?
+            .context("the filter's eBPF object has no flow tracker program")?
             .try_into()?;
         egress.load()?;
         for to in [RESOLVER, MIRROR] {

@@ -263,13 +263,13 @@ pub(crate) fn memory(object: &Ebpf, map: &str) -> Result<u64> {
     let map = object.map(map).with_context(|| format!("no {map}"))?;
     let data = match map {
         aya::maps::Map::Array(data) | aya::maps::Map::LpmTrie(data) => data,
-        other => bail!("cannot measure the memory of {other:?}"),
+        other => bail!("cannot measure the memory of a kernel map of this type: {other:?}"),
     };
     let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
     Ok(bytes
-        .context("the kernel reports no memory of the map")?
+        .context("the kernel reports no `memlock` for the map, from which its memory is read")?
         .trim()
         .parse()?)
 }
@@ -284,7 +284,7 @@ pub(crate) fn cost(program: &Xdp, frame: &[u8], burst: u32) -> Result<f64> {
     let elapsed = program.test_run(options)?.duration;
     ensure!(
         !elapsed.is_zero(),
-        "the kernel measured 0 ns: use a larger --burst"
+        "the kernel measured 0 ns for a run of the program: use a larger --burst"
     );
     // The kernel reports whole nanoseconds in 32 bits.
     Ok(f64::from(u32::try_from(elapsed.as_nanos())?))
@@ -304,7 +304,7 @@ pub(crate) fn check(program: &Xdp, name: impl Display, frame: &[u8]) -> Result<(
     let verdict = verdict(program, frame)?;
     ensure!(
         verdict == XDP_DROP,
-        "{name}: the verdict is {verdict}, not {XDP_DROP} (drop)"
+        "program {name}: the verdict on the benchmark's packet is {verdict}, not {XDP_DROP} (drop)"
     );
     Ok(())
 }

@@ -148,7 +148,7 @@ fn under_load(record: &mut Record, effort: &Effort) -> Result<()> {
     let judged = allowed + dropped;
     ensure!(
         allowed > 0 && dropped > 0,
-        "no frame ran during the publishes"
+        "the background load sent no frame during the publishes, so nothing was measured"
     );
     for (value, unit) in [(wrong, WRONG), (judged, JUDGED)] {
         record.add(Sample {

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .with_context(|| format!("cannot read {}", object.display()))?
         .len();
     println!(
-        "  holds the eBPF object allowlist-ebpf, {} KiB",
+        "  contains the eBPF object allowlist-ebpf, {} KiB",
         size.div_ceil(1024)
     );
     verify(built.executable("allowlist")?)
@@ -46,7 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// so that a build never prompts for a password.
 fn verify(allowlist: &str) -> Result<ExitCode> {
     if !geteuid().is_root() {
-        println!("  to load it into this kernel's verifier, run `sudo {allowlist} verify`");
+        println!(
+            "  to check the eBPF programs with this kernel's verifier, run `sudo {allowlist} verify`"
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let table = cargo::stdout(Command::new(allowlist).arg("verify"))?;

@@ -17,10 +17,9 @@ pub(crate) fn root() -> &'static Path {
 /// Returns cargo's target folder, derived from the path of this executable.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let xtask = env::current_exe().context("cannot find the path of the xtask executable")?;
-    let target = xtask
-        .ancestors()
-        .nth(2)
-        .context("the xtask executable is not in a target folder")?;
+    let target = xtask.ancestors().nth(2).context(
+        "the xtask executable is not in cargo's target folder; start it with `cargo xtask`",
+    )?;
     Ok(target.to_owned())
 }
 

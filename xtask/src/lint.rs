@@ -18,7 +18,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     let findings = tidy::check(cargo::root())?;
     if !findings.is_empty() {
         bail!(
-            "violations of the repository's rules (xtask/src/tidy.rs):\n  {}",
+            "lines that violate the repository's rules (xtask/src/tidy.rs states them):\n  {}",
             findings.join("\n  ")
         );
     }
@@ -26,7 +26,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     let language = language::Summary::of(cargo::root())?;
     if language.rate() > language::LIMIT {
         bail!(
-            "more than {} hard constructions per 1,000 words (`cargo xtask language FILE` shows them):\n{}",
+            "the comments, messages and documents have more than {} constructions that are hard to read per 1,000 words (`cargo xtask language FILE` shows them):\n{}",
             language::LIMIT,
             language.text()
         );

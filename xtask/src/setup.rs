@@ -45,7 +45,7 @@ impl Compiler {
 
     /// Returns the compiler's host target, such as `x86_64-unknown-linux-gnu`.
     pub(crate) fn host(&self) -> Result<&str> {
-        version_field(&self.version, "host").context("`rustc -vV` prints no host")
+        version_field(&self.version, "host").context("`rustc -vV` prints no `host:` line, so the target of this machine is unknown; check that the `rustc` in PATH is a Rust compiler")
     }
 
     fn ensure_rust_src(&self) -> Result<()> {
@@ -56,8 +56,9 @@ impl Compiler {
         {
             return Ok(());
         }
-        let channel = channel(include_str!("../../rust-toolchain.toml"))
-            .context("rust-toolchain.toml has no channel")?;
+        let channel = channel(include_str!("../../rust-toolchain.toml")).context(
+            "rust-toolchain.toml has no `channel`, the version of the compiler; restore the file",
+        )?;
         eprintln!(
             "xtask: installing rust-src, to build `core` for the eBPF programs (takes seconds)"
         );
@@ -92,7 +93,7 @@ impl BpfLinker {
         let folder = cargo::target_dir()?.join("tools");
         let llvm_major = llvm_major(&compiler.version)
             .context(
-                "`rustc -vV` prints no LLVM version: bpf-linker needs a compiler that uses LLVM",
+                "`rustc -vV` prints no LLVM version: bpf-linker needs a compiler that uses LLVM; install the compiler with rustup",
             )?
             .to_owned();
         let libraries = compiler.sysroot.join("lib");
@@ -205,7 +206,7 @@ impl BpfLinker {
         }
         remove(&build)?;
         fs::write(self.stamp(), self.description())
-            .context("cannot record the installed version of bpf-linker")
+            .context("cannot record the installed version of bpf-linker, so the next build installs it again")
     }
 
     /// Creates symlinks to LLVM's library: `libLLVM.so` for the build, and its own name for the dynamic linker.

@@ -124,7 +124,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let word = |failed| if failed { "FAILED" } else { "passed" };
     eprintln!(
-        "xtask test: host {}, kernel {}, skips {} ({} skipped, {unexpected} unexpected), {} s",
+        "xtask test: userspace tests {}, kernel tests {}, skips {} ({} skipped, {unexpected} unexpected), {} s",
         word(!host.success()),
         word(!kernel.success()),
         word(skips_fail),

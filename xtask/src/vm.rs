@@ -103,7 +103,7 @@ impl std::error::Error for Missing {}
 fn boot(args: &Args) -> Result<ExitCode> {
     if !cfg!(target_arch = "x86_64") {
         bail!(Missing(
-            "needs an x86_64 host: the kernel is built for x86_64".into()
+            "`cargo xtask vm` needs an x86_64 machine, because the kernel that it boots is built for x86_64".into()
         ));
     }
     if !cargo::is_on_path(QEMU) {
@@ -161,7 +161,10 @@ fn report(args: &Args, console: &Console, in_time: bool) -> Result<ExitCode> {
         } else {
             "did not boot within the time limit"
         };
-        bail!("the machine {what}; its last output:{}", console.last());
+        bail!(
+            "the virtual machine {what}; its last output:{}",
+            console.last()
+        );
     };
     let skips = Skip::parse(&console.skips, skip::EXPECTED);
     for skip in &skips {
@@ -169,13 +172,15 @@ fn report(args: &Args, console: &Console, in_time: bool) -> Result<ExitCode> {
     }
     let passed = match &console.end {
         Some(End::Tests(status)) => status == "exit status: 0",
-        Some(End::Error(error)) => bail!("on kernel {kernel}: {error}"),
+        Some(End::Error(error)) => {
+            bail!("the virtual machine with kernel {kernel} cannot run the tests: {error}")
+        }
         None if in_time => bail!(
-            "the machine with kernel {kernel} ended before the tests did; its last output:{}",
+            "the virtual machine with kernel {kernel} ended before the tests did; its last output:{}",
             console.last()
         ),
         None => bail!(
-            "the machine with kernel {kernel} was killed after {} s; its last output:{}",
+            "the virtual machine with kernel {kernel} did not end within {} s, and was killed; its last output:{}",
             LIMIT.as_secs(),
             console.last()
         ),

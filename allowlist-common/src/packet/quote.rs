@@ -12,7 +12,9 @@ use crate::flow::Flow;
 use crate::frame::Frame;
 use crate::ranges::opaque;
 
-/// The position of a quoted packet in a frame. Parsed only on demand, because few errors need it.
+/// The position, in a frame, of the packet that an ICMP error message quotes.
+///
+/// The quoted packet is parsed only on demand, because few ICMP errors need it for a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote(pub(super) Span);
 

@@ -23,7 +23,9 @@ fn build(package: &str, folder: &str) -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)
-        .context("this crate is not in a workspace")?;
+        .context(
+            "the crate of the eBPF object is not in a cargo workspace; build it in the repository",
+        )?;
     let tools = tools(workspace)
         .context("bpf-linker is missing: run `cargo xtask build` once to install it")?;
     // aya-build watches only the eBPF crate.
@@ -61,11 +63,15 @@ fn build(package: &str, folder: &str) -> Result<()> {
     let channel = toolchain
         .lines()
         .find_map(|line| line.strip_prefix("channel = "))
-        .context("rust-toolchain.toml has no channel")?;
+        .context(
+            "rust-toolchain.toml has no `channel`, the version of the compiler; restore the file",
+        )?;
     let ebpf = workspace.join(folder);
     let package = Package {
         name: package,
-        root_dir: ebpf.to_str().context("the workspace's path is not UTF-8")?,
+        root_dir: ebpf
+            .to_str()
+            .context("the workspace's path is not UTF-8; move the workspace")?,
         ..Package::default()
     };
     let channel = channel.trim_matches('"');

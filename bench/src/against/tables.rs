@@ -145,7 +145,7 @@ impl Layout {
         bytes.extend(ranges.v6.iter().flat_map(|offset| offset.to_ne_bytes()));
         ensure!(
             ranges.pool.len() <= POOL,
-            "the benchmark's list is too large for the smallest pool"
+            "the benchmark's list is too large for the smallest table of ranges"
         );
         bytes.extend(ranges.pool.iter().flat_map(|word| word.to_ne_bytes()));
         bytes.resize(self.generation, 0);
@@ -168,10 +168,10 @@ fn array<'a>(object: &'a Ebpf, name: &str) -> Result<&'a MapData> {
     match object.map(name) {
         Some(Map::Array(data)) => Ok(data),
         Some(_) => bail!(
-            "map {name} of the older object is no array: the object is too old to compare with"
+            "map {name} of the older object is no array: the object is too old to compare with; use an object of a nearer version"
         ),
         None => bail!(
-            "map {name} of the older object is missing: the object is too old, or not one of allowlist"
+            "map {name} of the older object is missing: the object is too old, or not one of allowlist; use an object of a nearer version"
         ),
     }
 }

@@ -65,7 +65,7 @@ impl Firewall {
         let missing = self.needs.iter().find(|(program, _)| !is_there(program));
         Ok(missing.map(|(program, package)| {
             format!(
-                "{} is skipped: {program} is missing (`apt install {package}`)",
+                "the firewall {} is skipped: the program {program} is missing (`apt install {package}`)",
                 self.name
             )
         }))
@@ -144,9 +144,9 @@ pub(super) fn run(testbed: &Testbed, program: &str, arguments: &[&str]) -> Resul
 pub(super) fn number_after(text: &str, words: &str) -> Result<u64> {
     let (_, rest) = text
         .split_once(words)
-        .with_context(|| format!("no {words:?} in {text}"))?;
+        .with_context(|| format!("the firewall's output has no {words:?}: {text}"))?;
     let number = rest.split_whitespace().next().unwrap_or_default();
     number
         .parse()
-        .with_context(|| format!("no number after {words:?} in {text}"))
+        .with_context(|| format!("no number follows {words:?} in the firewall's output: {text}"))
 }

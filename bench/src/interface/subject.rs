@@ -54,7 +54,7 @@ pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
         match firewall.missing()? {
             Some(note) => record.note(note),
             None if list.prefixes.len() > firewall.most => record.note(format!(
-                "{} is skipped: its maximum is {} prefixes",
+                "the firewall {} is skipped: its maximum is {} prefixes",
                 firewall.name,
                 thousands(firewall.most)
             )),
@@ -81,7 +81,7 @@ fn in_xdp(name: &'static str, program: &str, list: &List) -> Result<Subject> {
 fn attach(testbed: &Testbed, object: &mut Ebpf, program: &str) -> Result<()> {
     let program: &mut Xdp = object
         .program_mut(program)
-        .context("the benchmark does not have this program")?
+        .context("the benchmark's eBPF object has no such program")?
         .try_into()?;
     testbed
         .host

@@ -367,7 +367,7 @@ fn a_late_confirmation_is_refused() -> anyhow::Result<()> {
     Policy::new(&STRANGERS).publish(&mut dataplane)?;
     let late = dataplane.confirm().expect_err("the deadline has passed");
     assert_eq!(late.code(), ErrorCode::NotConfirmed);
-    expect!["too late: the change was rolled back, since it was not confirmed in time"]
+    expect!["too late: the change was rolled back, since it was not confirmed in time; make the change again"]
         .assert_eq(&late.to_string());
     assert!(gets_through(&testbed, FRIENDS[0])? && !gets_through(&testbed, STRANGERS[0])?);
     // The next change replaces the rolled back one, and has its own deadline.

@@ -255,7 +255,7 @@ fn a_second_watch_is_refused() -> anyhow::Result<()> {
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(second.stderr.contains("error[busy]: "), "{second:?}");
     expect![[r#"
-        error[busy]: another `allowlist watch` is running, and only one can read the events; end it first
+        error[busy]: another `allowlist watch` is running, and only one at a time can read the drop events; end that one first
     "#]].assert_eq(&second.stderr);
     ensure!(
         first.stop(Signal::SIGINT, SOON)?.success(),

@@ -45,7 +45,7 @@ impl Archive {
     pub(crate) fn file(&mut self, path: &Path, contents: &[u8]) -> Result<()> {
         let path = path
             .strip_prefix("/")
-            .context("a file of the archive has no absolute path")?;
+            .context("the path of a file for the initramfs archive is not absolute")?;
         let mut parents: Vec<_> = path.ancestors().skip(1).collect();
         parents.pop(); // the root exists
         for folder in parents.into_iter().rev() {
@@ -65,10 +65,14 @@ impl Archive {
             return Ok(());
         }
         let name = path.as_os_str().as_encoded_bytes();
-        let size = u32::try_from(contents.len())
-            .with_context(|| format!("{} is too large for the archive", path.display()))?;
-        let name_size =
-            u32::try_from(name.len() + 1).context("a path in the archive is longer than 4 GiB")?;
+        let size = u32::try_from(contents.len()).with_context(|| {
+            format!(
+                "{} is too large for the initramfs archive, whose files are smaller than 4 GiB",
+                path.display()
+            )
+        })?;
+        let name_size = u32::try_from(name.len() + 1)
+            .context("a path in the initramfs archive is longer than 4 GiB")?;
         self.entries += 1;
         let header = [
             self.entries, // inode

@@ -132,7 +132,7 @@ impl Scope {
     }
 }
 
-/// Returns an iterator over a set of labels and the sets of the outer parts of the page, innermost first.
+/// Returns an iterator over a set of labels and the sets of the parts around it, from the innermost outward.
 pub(super) fn chain(labels: &Rc<Labels>) -> impl Iterator<Item = &Labels> {
     std::iter::successors(Some(&**labels), |labels| labels.outer.as_deref())
 }

@@ -83,7 +83,7 @@ impl Notes {
                 continue;
             }
             if why == Why::Hidden && prefixes.is_empty() {
-                notes.push(format!("left out a hidden text: {text:?}"));
+                notes.push(format!("left out a text that the page hides: {text:?}"));
                 continue;
             }
             let is_listed = |prefix: &IpNet| list.binary_search(prefix).is_ok();
@@ -121,7 +121,7 @@ fn describe(why: Why, prefixes: &[IpNet], text: &str) -> String {
         Why::Over(day) => format!("left out {prefixes}, deprecated on {day}: {text:?}"),
         Why::Gone => format!("left out {prefixes}, deprecated: {text:?}"),
         Why::StruckOut => format!("left out {prefixes}, struck out: {text:?}"),
-        Why::Excluded => format!("left out {prefixes} by exclude_row: {text:?}"),
+        Why::Excluded => format!("left out {prefixes}, whose row matches `exclude_row`: {text:?}"),
         Why::Hidden => {
             format!("left out {prefixes}, hidden on the page: {text:?}")
         }

@@ -37,7 +37,7 @@ pub(super) fn unfold(text: &str) -> Result<Cow<'_, str>, FeedError> {
             match lines.next() {
                 Some((_, line)) if line.trim() == END => break,
                 Some((_, line)) => json.extend([line, "\n"]),
-                None => return Err(wrong(format!("it has no {END}"))),
+                None => return Err(wrong(format!("no line `{END}` ends it"))),
             }
         }
         let block = serde_json::from_str(&json).map_err(|error| wrong(error.to_string()))?;

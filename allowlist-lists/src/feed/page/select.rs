@@ -186,7 +186,8 @@ fn headers<'d>(document: &'d Document, labels: &Labels) -> &'d [Rc<str>] {
     labels.cell.map_or(&[], |id| &document.cell(id).1.headers)
 }
 
-/// Returns each set of labels that applies to any of the lines once, for each line innermost first.
+/// Returns the label sets that apply to `lines`, without duplicates: line by line, and for each line from its innermost
+/// section outward.
 fn new_labels<'d>(lines: &[&'d Line]) -> impl Iterator<Item = &'d Labels> {
     let mut seen = HashSet::new();
     let mut labels: Vec<&Labels> = Vec::new();
@@ -295,8 +296,8 @@ fn beginning(line: &Line) -> Group {
     }
 }
 
-/// Returns the labels of an address by group, innermost first: those of its list item, cell or paragraph, then those of
-/// its table row and column.
+/// Returns the labels of an address by group, from the innermost part of the page outward: those of its list item, cell
+/// or paragraph, then those of its table row and column.
 fn levels<'d>(
     document: &'d Document,
     labels: &'d Labels,
