@@ -6,6 +6,7 @@
 //!
 //! - this file makes or adopts the maps, and loads programs
 //! - `publish` fills the maps, and switches from one generation to the next
+//! - `apply` applies a write as a whole: publishes, attaches, and goes back if a step fails
 //! - `commit_confirm` makes the kernel roll back a change that is not confirmed
 //! - `migrate` replaces the program of another version
 //! - `attach` and `new_link` attach the program to an interface, `egress` the flow tracker
@@ -46,6 +47,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod apply;
 mod attach;
 mod attach_mode;
 mod btf;
@@ -99,6 +101,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use log::warn;
 
+pub use self::apply::{AttachedPrograms, Attachments, Publication, Write};
 pub use self::attach::{Attached, XdpMode, name_of_program};
 pub use self::attach_mode::AttachModeRequest;
 pub use self::clock::kernel_clock;

@@ -1,9 +1,11 @@
 //! The state of every source: its list, and its health if it fails.
 //!
-//! Pure: the caller states the result of a fetch and the time, and publishes through a callback. So a test can run any
+//! Pure: the caller states the result of a fetch and the time. A copy of the states is cheap, since copies share the
+//! lists: a caller changes a copy, publishes it, and replaces the states if that succeeds. So a test can run any
 //! sequence of answers, failures and restarts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use allowlist_policy::difference::Difference;
@@ -37,7 +39,7 @@ pub struct SourceHealth {
     /// The number of consecutive fetches that activated no list.
     pub failures: u32,
     /// The list that the gate rejected last, if it still waits for the operator.
-    pub rejected: Option<Fetched>,
+    pub rejected: Option<Arc<Fetched>>,
     /// The id of the list in `rejected`.
     pub rejected_id: Option<String>,
     /// The reason why the gate rejected the list in `rejected`.
@@ -83,6 +85,14 @@ impl ListDelta {
     }
 }
 
+impl Proposal {
+    /// Returns the prefixes that the proposal adds to and removes from the source's list.
+    pub fn change(&self) -> Change {
+        let delta = self.delta.clone();
+        delta.map_or_else(Change::default, ListDelta::change)
+    }
+}
+
 impl SourceStates {
     /// Returns the states of sources with these feeds, and without failures.
     pub fn new(feeds: Snapshot) -> Self {
@@ -99,7 +109,7 @@ impl SourceStates {
 
     /// Returns the feed of the source named `name`, or `None` if it has no list yet.
     pub fn feed(&self, name: &str) -> Option<&Feed> {
-        self.feeds.get(name)
+        self.feeds.get(name).map(Arc::as_ref)
     }
 
     /// Moves the feed and the health of the source named `name` from the states `from` to these states.
@@ -111,7 +121,7 @@ impl SourceStates {
     /// Sets the feed of the source named `name`, or removes it if `feed` is `None`. Emits no events.
     pub fn set_feed(&mut self, name: &str, feed: Option<Feed>) {
         match feed {
-            Some(feed) => self.feeds.insert(name.to_owned(), feed),
+            Some(feed) => self.feeds.insert(name.to_owned(), Arc::new(feed)),
             None => self.feeds.remove(name),
         };
     }
@@ -132,7 +142,7 @@ impl SourceStates {
     pub fn rejected(&self) -> RejectedLists {
         let list = |(name, health): (&String, &SourceHealth)| {
             let fetched = health.rejected.as_ref()?;
-            let active = self.feeds.get(name).map_or(&[][..], |feed| &feed.prefixes);
+            let active = self.feed(name).map_or(&[][..], |feed| &feed.prefixes);
             let list = RejectedList {
                 id: health.rejected_id.clone()?,
                 fetched: fetched.fetched,
@@ -158,7 +168,7 @@ impl SourceStates {
         answer: Answer,
         now: Timestamp,
     ) -> Result<Proposal, Box<RejectedUpdate>> {
-        let last = self.feeds.get(&source.name);
+        let last = self.feed(&source.name);
         let update = evaluate_update(source, last, answer, false, now)?;
         Ok(proposal(source, last, update, false))
     }
@@ -172,7 +182,7 @@ impl SourceStates {
         last_good: &Feed,
         now: Timestamp,
     ) -> Option<Result<Proposal, Box<RejectedUpdate>>> {
-        let feed = self.feeds.get(&source.name)?.clone();
+        let feed = self.feed(&source.name)?.clone();
         let fetched = Fetched {
             notes: feed.notes,
             validators: feed.validators,
@@ -191,20 +201,16 @@ impl SourceStates {
         now: Timestamp,
     ) -> Option<Result<Proposal, Box<RejectedUpdate>>> {
         let health = self.health.get(&source.name)?;
-        let fetched = health.rejected.clone().filter(|_| health.is_acceptable)?;
-        let last = self.feeds.get(&source.name);
+        let fetched = health.rejected.as_ref().filter(|_| health.is_acceptable)?;
+        let fetched = Fetched::clone(fetched);
+        let last = self.feed(&source.name);
         let update = evaluate_update(source, last, Answer::List(fetched), true, now);
         Some(update.map(|update| proposal(source, last, update, true)))
     }
 
-    /// Removes the grace prefixes of all sources whose grace period ended by `now`, and returns the events.
-    ///
-    /// `publish` gets the new states and returns the generation; if it fails, the states stay as they were.
-    pub fn expire_grace<E>(
-        &mut self,
-        now: Timestamp,
-        publish: impl FnOnce(&Self) -> Result<u32, E>,
-    ) -> Result<Vec<Event>, E> {
+    /// Removes the grace prefixes of all sources whose grace period ended by `now`. Returns the events, which have no
+    /// generation yet.
+    pub fn expire_grace(&mut self, now: Timestamp) -> Vec<Event> {
         let released: Vec<(String, Feed, Vec<IpNet>)> = self
             .feeds
             .iter()
@@ -213,21 +219,17 @@ impl SourceStates {
                 Some((name.clone(), feed, gone))
             })
             .collect();
-        let (mut before, mut gone) = (Vec::new(), Vec::new());
-        for (name, feed, prefixes) in released {
-            before.extend(
-                self.feeds
-                    .insert(name.clone(), feed)
-                    .map(|feed| (name.clone(), feed)),
-            );
-            gone.push((name, prefixes));
+        let mut happened = Vec::new();
+        for (name, feed, gone) in released {
+            let change = Change::new(Vec::new(), gone);
+            let kind = EventKind::Released {
+                generation: 0,
+                change,
+            };
+            happened.extend(events(&name, now, [kind]));
+            self.set_feed(&name, Some(feed));
         }
-        let generation = publish(self).inspect_err(|_| self.feeds.extend(before))?;
-        let released = gone.into_iter().flat_map(|(name, prefixes)| {
-            let change = Change::new(Vec::new(), prefixes);
-            events(&name, now, [EventKind::Released { generation, change }])
-        });
-        Ok(released.collect())
+        happened
     }
 
     /// Returns the earliest time at which a grace period of any source ends, or `None` if there are no grace prefixes.
@@ -236,16 +238,9 @@ impl SourceStates {
         grace.map(|grace| grace.until).min()
     }
 
-    /// Makes the proposed feed the feed of its source, clears the source's failure, and returns the events.
-    ///
-    /// `publish` gets the new states and returns the generation. If it fails, the states stay as they were, and its
-    /// error is returned with the change that the list would have made.
-    pub fn commit<E>(
-        &mut self,
-        proposal: Proposal,
-        now: Timestamp,
-        publish: impl FnOnce(&Self) -> Result<u32, E>,
-    ) -> Result<Vec<Event>, (E, Change)> {
+    /// Makes the proposed feed the feed of its source, and clears the source's failure. Returns the events, which have
+    /// no generation yet.
+    pub fn commit(&mut self, proposal: Proposal, now: Timestamp) -> Vec<Event> {
         let Proposal {
             source: name,
             feed,
@@ -253,34 +248,22 @@ impl SourceStates {
             delta,
             expired,
         } = proposal;
-        let before = self.feeds.insert(name.clone(), feed);
+        self.set_feed(&name, Some(feed));
         let health = self.health.remove(&name);
-        let generation = match publish(self) {
-            Ok(generation) => generation,
-            Err(error) => {
-                match before {
-                    Some(before) => self.feeds.insert(name.clone(), before),
-                    None => self.feeds.remove(&name),
-                };
-                self.health.extend(health.map(|health| (name, health)));
-                let change = delta.map_or_else(Change::default, ListDelta::change);
-                return Err((error, change));
-            }
-        };
         let was_bad = health.is_some_and(|health| health.failure.is_some());
         let changed = delta.map(|delta| EventKind::Changed {
-            generation,
+            generation: 0,
             held_until: delta.held_until,
             accepted: delta.accepted,
             change: delta.change(),
         });
         let released = (!expired.is_empty()).then(|| EventKind::Released {
-            generation,
+            generation: 0,
             change: Change::new(Vec::new(), expired),
         });
         let recovered = was_bad.then_some(EventKind::Recovered);
         let happened = [recovered, changed, released].into_iter().flatten();
-        Ok(events(&name, now, happened))
+        events(&name, now, happened)
     }
 
     /// Records that fetching the source named `name` failed, or gave no valid list; returns the events.
@@ -309,7 +292,7 @@ impl SourceStates {
         now: Timestamp,
     ) -> Vec<Event> {
         if let Some(kept) = refused.kept {
-            self.feeds.insert(name.to_owned(), kept);
+            self.set_feed(name, Some(kept));
         }
         let health = self.health.entry(name.to_owned()).or_default();
         health.failures = health.failures.saturating_add(1);
@@ -321,7 +304,7 @@ impl SourceStates {
         health.is_acceptable = refused.rejection.is_acceptable();
         health.rejected_id = Some(list_id(name, &refused.fetched.prefixes));
         health.rejection = Some(refused.rejection.to_string());
-        health.rejected = Some(refused.fetched);
+        health.rejected = Some(Arc::new(refused.fetched));
         let happened = (!is_known).then(|| EventKind::Refused {
             reason,
             change: Change::new(refused.difference.added, refused.difference.removed),
@@ -381,7 +364,7 @@ impl SourceStates {
         if by.is_negative() {
             return;
         }
-        for feed in self.feeds.values_mut() {
+        for feed in self.feeds.values_mut().map(Arc::make_mut) {
             // A time after anything that this clock has shown was taken before a boot, or after the clock was set, and
             // is right.
             for time in [&mut feed.fetched, &mut feed.answered] {

@@ -29,7 +29,7 @@
 //!     sources: vec![Source::new("office", Origin::Prefixes(office.clone()))],
 //! };
 //! let mut lists = Snapshot::default();
-//! lists.insert("office".to_owned(), Feed::new(office, "2026-11-30T00:00Z".parse()?));
+//! lists.insert("office".to_owned(), Feed::new(office, "2026-11-30T00:00Z".parse()?).into());
 //! let tables = compile(&policy, &lists, 1000, &IdTable::default())?;
 //!
 //! let rules = Rules::default();

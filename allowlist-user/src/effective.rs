@@ -1,12 +1,13 @@
-//! The effective state of the filter, and the difference between two states: the lines of `changes` in reports and
-//! answers.
+//! The effective state of the filter, the difference between two states, and the plan of a change.
 //!
-//! - this file compares the keys of the configuration, the mode, services and added prefixes
+//! - this file has the state, and compares the keys of the configuration, the mode, services and added prefixes
 //! - `sources` compares sources and their lists
+//! - `plan` derives the writes to the kernel
 //!
 //! Invariant: the difference is empty if and only if `status`, `list` and `explain` have equal output for both states.
 //! Pure: does not know the daemon, the kernel, the disk or the clock.
 
+mod plan;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -14,47 +15,166 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use allowlist_policy::{Keep, Mode, Policy, Rules, Service, Snapshot, public_url};
+use allowlist_lists::states::SourceStates;
+use allowlist_policy::compile::{CompileError, IdTable, Tables, compile, require_room};
+use allowlist_policy::{Feed, Keep, Mode, Policy, Rules, Service, public_url};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::additions::{Addition, Additions};
+pub(crate) use self::plan::tracking;
+pub use self::plan::{KernelWrites, Plan, Scope, plan};
+use crate::additions::{Addition, Additions, SOURCE_PREFIX, source_name};
 use crate::config::Config;
 use crate::hook::Hook;
+use crate::journal::ConfigText;
 use crate::time::Now;
 
 /// The maximum number of prefixes of a list or service that a difference names; the rest are counted.
 const NAMED: usize = 20;
 
-/// All inputs of verdicts: the configuration, the mode, the added prefixes and the lists.
+/// All inputs of verdicts: the configuration, the mode, the added prefixes and the lists of sources.
+///
+/// Never modified: a change makes another state from this one, and a change that fails keeps this one. A copy is cheap,
+/// since copies share their parts.
 #[derive(Clone, Debug)]
-pub struct EffectiveState<'a> {
-    config: &'a Config,
+pub struct EffectiveState {
+    config: Arc<Config>,
+    /// The text from which the configuration was read.
+    written: Arc<ConfigText>,
     mode: Mode,
-    /// The added prefixes, without those that have expired.
-    additions: Additions,
-    lists: &'a Snapshot,
+    additions: Arc<Additions>,
+    sources: SourceStates,
+    /// The policy of the configuration, with a source of added prefixes for each service that has some.
+    policy: Arc<Policy>,
 }
 
-impl<'a> EffectiveState<'a> {
-    /// Returns the effective state of these inputs. `mode` may differ from the configuration's mode; `additions` that
-    /// have expired at `now` are ignored; `lists` may lack sources.
+impl EffectiveState {
+    /// Returns the state with these inputs. `mode` may differ from the configuration's mode; `sources` may lack lists.
+    /// The lists of added prefixes in `sources` are replaced by those of `additions`.
     pub fn new(
-        config: &'a Config,
+        config: Arc<Config>,
+        written: Arc<ConfigText>,
         mode: Mode,
-        additions: &Additions,
-        lists: &'a Snapshot,
-        now: Timestamp,
+        additions: Arc<Additions>,
+        mut sources: SourceStates,
     ) -> Self {
-        let mut additions = additions.clone();
-        additions.expire(&Now::by_wall(now));
+        let added = sources.feeds().keys();
+        let added: BTreeSet<String> = added
+            .filter_map(|name| name.strip_prefix(SOURCE_PREFIX))
+            .map(str::to_owned)
+            .chain(additions.services().cloned())
+            .collect();
+        for service in added {
+            let (name, feed) = (source_name(&service), additions.feed(&service));
+            // States share a list that has not changed.
+            if sources.feed(&name) != feed.as_ref() {
+                sources.set_feed(&name, feed);
+            }
+        }
         Self {
+            policy: Arc::new(additions.with(&config.policy)),
             config,
+            written,
             mode,
             additions,
-            lists,
+            sources,
+        }
+    }
+
+    /// Returns this state with another mode.
+    #[must_use]
+    pub fn with_mode(&self, mode: Mode) -> Self {
+        Self {
+            mode,
+            ..self.clone()
+        }
+    }
+
+    /// Returns this state with other added prefixes.
+    #[must_use]
+    pub fn with_additions(&self, additions: Additions) -> Self {
+        let (config, written) = (Arc::clone(&self.config), Arc::clone(&self.written));
+        let (additions, sources) = (Arc::new(additions), self.sources.clone());
+        Self::new(config, written, self.mode, additions, sources)
+    }
+
+    /// Returns this state with other lists of sources.
+    #[must_use]
+    pub fn with_sources(&self, sources: SourceStates) -> Self {
+        Self {
+            sources,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the configuration.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Returns the text from which the configuration was read.
+    pub fn written(&self) -> &Arc<ConfigText> {
+        &self.written
+    }
+
+    /// Returns the active mode, which a command may have set.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Returns the prefixes that were added by command.
+    pub fn additions(&self) -> &Arc<Additions> {
+        &self.additions
+    }
+
+    /// Returns the lists and the health of the sources.
+    pub fn sources(&self) -> &SourceStates {
+        &self.sources
+    }
+
+    /// Returns the lists and the health of the sources, to record the result of a fetch that changes no verdict.
+    pub fn sources_mut(&mut self) -> &mut SourceStates {
+        &mut self.sources
+    }
+
+    /// Returns the policy of the configuration, with a source of added prefixes for each service that has some.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Returns the names of the used sources that have no list.
+    pub fn missing(&self) -> Vec<String> {
+        let sources = self.policy.used_sources().map(|source| &source.name);
+        let missing = sources.filter(|name| self.sources.feed(name).is_none());
+        missing.cloned().collect()
+    }
+
+    /// Compiles the state into tables, with the match ids in `known`, or with new ids if those are used up. Returns the
+    /// tables, and whether the ids are new.
+    ///
+    /// A missing list is replaced as `at_start` defines. `index_of` returns the index of the interface with a name.
+    /// Match ids run out after thousands of changes of the overlaps between sources.
+    pub fn compile(
+        &self,
+        known: &IdTable,
+        index_of: impl Fn(&str) -> Option<u32>,
+    ) -> Result<(Tables, bool), CompileError> {
+        let policy = self.policy.on_interfaces(&self.config.interfaces, index_of);
+        let mut lists = self.sources.feeds().clone();
+        for name in self.missing() {
+            let stand_in = Feed::new(self.config.at_start.stand_in(), Timestamp::UNIX_EPOCH);
+            lists.insert(name, Arc::new(stand_in));
+        }
+        require_room(&policy, &lists, self.config.max_prefixes)?;
+        let compile = |ids| compile(&policy, &lists, u32::MAX, ids);
+        match compile(known) {
+            Err(CompileError::TooManyMatches | CompileError::TooManyServiceCounts) => {
+                Ok((compile(&IdTable::default())?, true))
+            }
+            tables => Ok((tables?, false)),
         }
     }
 
@@ -63,25 +183,29 @@ impl<'a> EffectiveState<'a> {
         self.mode != self.config.mode
     }
 
-    /// Returns the added prefixes of the services that the configuration has, by service and prefix.
-    fn added(&self) -> BTreeMap<(&str, IpNet), &Addition> {
+    /// Returns the added prefixes of the services that the configuration has, by service and prefix, without those that
+    /// have expired at `now`.
+    fn added(&self, now: &Now) -> BTreeMap<(&str, IpNet), &Addition> {
         let services = &self.config.policy.services;
+        let has_expired = |one: &Addition| one.left(now).is_some_and(|left| left.is_zero());
         self.additions
             .all()
             .filter(|one| services.iter().any(|service| service.name == one.service))
+            .filter(|one| !has_expired(one))
             .map(|one| ((&*one.service, one.prefix), one))
             .collect()
     }
 }
 
-/// Returns a line for each difference between two effective states; no line if verdicts and reports are equal.
-pub fn difference(old: &EffectiveState, new: &EffectiveState) -> Vec<String> {
+/// Returns a line for each difference between two effective states; no line if verdicts and reports are equal. Added
+/// prefixes that have expired at `now` are ignored.
+pub fn difference(old: &EffectiveState, new: &EffectiveState, now: Timestamp) -> Vec<String> {
     let mut lines = Lines::default();
     mode(old, new, &mut lines);
-    configuration(old.config, new.config, &mut lines);
+    configuration(&old.config, &new.config, &mut lines);
     services(&old.config.policy, &new.config.policy, &mut lines);
     sources::compare(old, new, &mut lines);
-    added(old, new, &mut lines);
+    added(old, new, &Now::by_wall(now), &mut lines);
     lines.0
 }
 
@@ -341,8 +465,8 @@ fn services(old: &Policy, new: &Policy, lines: &mut Lines) {
     }
 }
 
-fn added(old: &EffectiveState, new: &EffectiveState, lines: &mut Lines) {
-    let (before, after) = (old.added(), new.added());
+fn added(old: &EffectiveState, new: &EffectiveState, now: &Now, lines: &mut Lines) {
+    let (before, after) = (old.added(now), new.added(now));
     let names: BTreeSet<&str> = before.keys().chain(after.keys()).map(|key| key.0).collect();
     for service in names {
         let of = |all: &BTreeMap<(&str, IpNet), &Addition>, other: &BTreeMap<_, _>| {

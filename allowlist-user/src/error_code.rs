@@ -55,7 +55,7 @@ impl From<anyhow::Error> for ApiError {
 }
 
 /// Returns the refusal of a request for this error, which has the code [`Failed`](ErrorCode::Failed) if it has no code.
-fn refusal(error: CodedError) -> ApiError {
+pub(crate) fn refusal(error: CodedError) -> ApiError {
     let code = match error.code {
         ErrorCode::Failed => ErrorCode::Refused,
         code => code,

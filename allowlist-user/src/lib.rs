@@ -5,6 +5,7 @@
 //!   the lockout check protects
 //! - [`report`] prints the state of the filter as text and JSON, [`export`] the prefixes in the formats of other firewalls
 //! - [`journal`], [`event_log`], [`audit`] and [`generation_meta`] are files of the state directory
+//! - [`effective`] has the state from which verdicts follow, and the plan of a change from one state to the next
 //! - [`hook`] and [`notify`] emit events to a command, a webhook and systemd
 //!
 //! Lists are in `allowlist-lists`, policies in `allowlist-policy`, and everything that touches the kernel's tables is in
@@ -56,3 +57,4 @@ pub mod report;
 pub mod session;
 pub mod time;
 pub mod trusted_paths;
+mod worker;

@@ -174,7 +174,7 @@ impl PublishedList {
         lists[0].extend(more);
         let feeds = lists.into_iter().enumerate().map(|(source, prefixes)| {
             let feed = Feed::new(prefixes, Timestamp::UNIX_EPOCH);
-            (format!("s{source}"), feed)
+            (format!("s{source}"), feed.into())
         });
         feeds.collect()
     }

@@ -72,7 +72,7 @@ fn snapshot(policy: &Policy) -> Snapshot {
                 }
             };
             let feed = Feed::new(prefixes, jiff::Timestamp::UNIX_EPOCH);
-            (source.name.clone(), feed)
+            (source.name.clone(), feed.into())
         })
         .collect()
 }

@@ -562,7 +562,7 @@ pub fn static_snapshot(policy: &Policy) -> Snapshot {
                 panic!("{} is not static", source.name)
             };
             let feed = Feed::new(prefixes.clone(), jiff::Timestamp::UNIX_EPOCH);
-            (source.name.clone(), feed)
+            (source.name.clone(), feed.into())
         })
         .collect()
 }

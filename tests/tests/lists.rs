@@ -4,7 +4,6 @@
 //! and loads, `compile` makes the table. The model consists of a few sets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::time::Duration;
 
 use allowlist_lists::feed;
@@ -176,9 +175,7 @@ impl Daemon {
     fn take(&mut self, source: &Source, answer: Answer) {
         match self.lists.propose(source, answer, self.now) {
             Ok(proposal) => {
-                let Ok(_) = self
-                    .lists
-                    .commit(proposal, self.now, |_| Ok::<_, Infallible>(0));
+                self.lists.commit(proposal, self.now);
                 self.keep(source);
             }
             Err(rejected) => {
@@ -192,9 +189,7 @@ impl Daemon {
     fn accept(&mut self, index: usize) {
         let source = self.policy.sources[index].clone();
         if let Some(Ok(proposal)) = self.lists.propose_rejected(&source, self.now) {
-            let Ok(_) = self
-                .lists
-                .commit(proposal, self.now, |_| Ok::<_, Infallible>(0));
+            self.lists.commit(proposal, self.now);
             self.keep(&source);
         }
     }
@@ -209,10 +204,7 @@ impl Daemon {
 
     fn pass(&mut self, hours: i64) {
         self.now += SignedDuration::from_hours(hours);
-        let Ok(events) = self
-            .lists
-            .expire_grace(self.now, |_| Ok::<_, Infallible>(0));
-        for event in events {
+        for event in self.lists.expire_grace(self.now) {
             let source = self.policy.source(&event.source).expect("a source");
             self.keep(source);
         }
@@ -227,7 +219,7 @@ impl Daemon {
                 .expect("readable state")
                 .expect("a stored list");
             let feed = expire_grace(&feed, self.now).map_or(feed, |(feed, _)| feed);
-            feeds.insert(source.name.clone(), feed);
+            feeds.insert(source.name.clone(), feed.into());
         }
         self.lists = SourceStates::new(feeds);
     }

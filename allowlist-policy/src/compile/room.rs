@@ -7,7 +7,7 @@
 use ipnet::IpNet;
 
 use super::CompileError;
-use crate::policy::{Feed, Origin, Policy, Snapshot, Source};
+use crate::policy::{Origin, Policy, Snapshot, Source};
 
 /// The part of `max_prefixes` that is reserved for lists that can change, in equal shares: one divided by this number.
 const SHARES: usize = 4;
@@ -30,7 +30,7 @@ pub fn require_room(
     max_prefixes: u32,
 ) -> Result<(), CompileError> {
     let limit = max_prefixes as usize;
-    if snapshot.values().map(Feed::len).sum::<usize>() <= limit {
+    if snapshot.values().map(|feed| feed.len()).sum::<usize>() <= limit {
         return Ok(());
     }
     let is_added = |source: &&Source| matches!(source.origin, Origin::Added);
@@ -41,7 +41,7 @@ pub fn require_room(
         .collect();
     let changing = used.iter().filter(|source| source.can_change()).count();
     let share = limit / SHARES / changing.max(1);
-    let size = |source: &Source| snapshot.get(&source.name).map_or(0, Feed::len);
+    let size = |source: &Source| snapshot.get(&source.name).map_or(0, |feed| feed.len());
     let added: usize = used
         .iter()
         .filter(|source| is_added(source))
@@ -59,7 +59,7 @@ pub fn require_room(
     let mut prefixes: Vec<IpNet> = counted
         .iter()
         .filter_map(|source| snapshot.get(&source.name))
-        .flat_map(Feed::active)
+        .flat_map(|feed| feed.active())
         .collect();
     prefixes.sort_unstable();
     prefixes.dedup();
@@ -80,7 +80,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::policy::{Format, Ports, Service};
+    use crate::policy::{Feed, Format, Ports, Service};
 
     /// Returns whether lists of these sizes fit. The prefixes `added.` and `static.` of names stand for added prefixes
     /// and static lists.
@@ -98,7 +98,7 @@ mod tests {
                     format: Format::Text,
                 },
             };
-            let feed = Feed::new(list, Timestamp::UNIX_EPOCH);
+            let feed = Feed::new(list, Timestamp::UNIX_EPOCH).into();
             (Source::new(name, origin), (name.to_owned(), feed))
         };
         let (sources, snapshot): (Vec<_>, Snapshot) = lists.iter().enumerate().map(source).unzip();

@@ -1,6 +1,7 @@
 //! The state of a source's list at one moment: its prefixes, its grace prefixes and its recent changes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -127,8 +128,8 @@ impl Fetched {
     }
 }
 
-/// The lists of all sources at one moment, by source name.
-pub type Snapshot = BTreeMap<String, Feed>;
+/// The lists of all sources at one moment, by source name. Copies of a snapshot share the lists.
+pub type Snapshot = BTreeMap<String, Arc<Feed>>;
 
 impl Feed {
     /// Returns a feed without grace prefixes, changes, validators and notes. `prefixes` must be sorted and distinct.

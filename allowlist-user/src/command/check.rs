@@ -5,6 +5,7 @@
 mod interfaces;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use allowlist_lists::states::SourceStates;
 use allowlist_policy::compile::{IdTable, Tables, compile, require_room};
@@ -161,7 +162,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
     };
     without.sort_by(|a, b| a.0.name.cmp(&b.0.name));
     for (source, failure) in without {
-        let feed = last.remove(&source.name);
+        let feed = last.remove(&source.name).map(Arc::unwrap_or_clone);
         if feed.is_none() {
             found.missing.push(source.name.clone());
         }
@@ -185,7 +186,7 @@ fn compiled(config: &Config, lists: &SourceStates, missing: &[String]) -> Result
     let mut feeds = lists.feeds().clone();
     for name in missing {
         let stand_in = Feed::new(config.at_start.stand_in(), Timestamp::now());
-        feeds.insert(name.clone(), stand_in);
+        feeds.insert(name.clone(), stand_in.into());
     }
     require_room(&config.policy, &feeds, config.max_prefixes)?;
     Ok(compile(

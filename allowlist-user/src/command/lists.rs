@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use std::sync::Arc;
+
 use allowlist_lists::catalogue::{self, Provider};
 use allowlist_lists::list_update::evaluate_update;
 use allowlist_lists::rejected::RejectedLists;
@@ -41,7 +43,7 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
             .and_then(|answer| first_feed(&source, answer))
         {
             Ok(feed) => {
-                feeds.insert(source.name, feed);
+                feeds.insert(source.name, feed.into());
             }
             Err(error) => {
                 failed += 1;
@@ -220,7 +222,7 @@ pub(super) fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> 
     for source in sources {
         match state.load_readonly(source) {
             Ok(Some(feed)) => {
-                feeds.insert(source.name.clone(), feed);
+                feeds.insert(source.name.clone(), feed.into());
             }
             Ok(None) => {}
             // An unreadable file is an error: the list may be another one than a fetch would return.
@@ -253,10 +255,12 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         let before = last.get(&source.name);
         let outcome = match gathered.answer {
             Err(error) => Outcome::Failed(coded(&error)),
-            Ok(answer) => match evaluate_update(&source, before, answer, false, now) {
-                Ok(renewal) => Outcome::Changed(renewal, source.grace),
-                Err(refused) => Outcome::Refused(refused),
-            },
+            Ok(answer) => {
+                match evaluate_update(&source, before.map(Arc::as_ref), answer, false, now) {
+                    Ok(renewal) => Outcome::Changed(renewal, source.grace),
+                    Err(refused) => Outcome::Refused(refused),
+                }
+            }
         };
         outcomes.insert(source.name, outcome);
     }
@@ -312,7 +316,7 @@ fn warn_of_room(
             (_, Some(Outcome::Changed(renewal, _))) => renewal.feed.clone(),
             _ => continue,
         };
-        feeds.insert(source.name.clone(), feed);
+        feeds.insert(source.name.clone(), feed.into());
     }
     if let Err(CompileError::TooManyPrefixes {
         prefixes, limit, ..
@@ -377,7 +381,7 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
         feeds.extend(
             additions
                 .feed(service)
-                .map(|feed| (source_name(service), feed)),
+                .map(|feed| (source_name(service), feed.into())),
         );
     }
     let missing = sources

@@ -186,7 +186,7 @@ mod tests {
         ] {
             let feed = |text: &str| {
                 let prefixes = text.split(' ').map(|one| one.parse().expect("a prefix"));
-                Feed::new(prefixes.collect(), Timestamp::UNIX_EPOCH)
+                Feed::new(prefixes.collect(), Timestamp::UNIX_EPOCH).into()
             };
             let lists = [("list", list), ("more", more), ("own", "203.0.113.0/24")];
             let lists = lists.map(|(name, text)| (name.to_owned(), feed(text)));
@@ -221,7 +221,7 @@ mod tests {
             vec!["0.0.0.0/0".parse().expect("a prefix")],
             Timestamp::UNIX_EPOCH,
         );
-        let lists = [("all".to_owned(), all)].into();
+        let lists = [("all".to_owned(), all.into())].into();
         assert_eq!(config.everyone_warnings(&lists), [""; 0]);
         let warnings = config.warnings();
         assert!(

@@ -10,11 +10,10 @@ use allowlist_policy::hints;
 use allowlist_policy::text::{is_deceptive, on_one_line};
 use ipnet::IpNet;
 use log::{info, warn};
-use tokio::time::Instant;
 
 use super::Daemon;
-use super::refresh::RELEASE_RETRY;
-use crate::additions::{Addition, Edit};
+use super::commit::Transaction;
+use crate::additions::{Addition, Additions, Edit};
 use crate::audit::{Actor, AuditAction, Prefixes};
 use crate::control::{ApplyOptions, ApplyOutcome, PrefixRequest};
 use crate::error_code::ApiError;
@@ -26,26 +25,15 @@ const LONGEST_NOTE: usize = 200;
 /// The maximum number of errors in one answer; the rest are counted.
 const SHOWN: usize = 20;
 
-/// The time at which the next added prefix expires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expiry {
-    /// No added prefix has a time to live.
-    Never,
-    /// The next added prefix expires at this time.
-    At(Instant),
-    /// Added prefixes have expired, but the publish without them failed.
-    Unpublished,
-}
-
 impl Daemon {
     /// Adds prefixes to services, all or none. Returns the action for the audit log, and the result.
-    pub(super) fn add(
+    pub(super) async fn add(
         &mut self,
         entries: &[PrefixRequest],
         options: &ApplyOptions,
         actor: &Actor,
     ) -> (AuditAction, Result<ApplyOutcome, ApiError>) {
-        let moment = self.journal.now();
+        let moment = self.store.journal.now();
         let now = moment.wall;
         let ttl = |entry: &PrefixRequest| entry.ttl_seconds.map(Duration::from_secs);
         let first = entries.first();
@@ -88,31 +76,32 @@ impl Daemon {
                 by: actor.to_string(),
             })])
         });
-        let done = edits.and_then(|edits| {
-            action = Prefixes {
-                until: action.until,
-                note: action.note.take(),
-                ..edited_prefixes(&edits)
-            };
-            let edits = self.changed_edits(edits);
-            if edits.is_empty() {
-                // No new policy, since the number of stored ones is limited.
-                self.require_idle()?;
-                return Ok(ApplyOutcome {
-                    notes: vec![
-                        "no change: all prefixes are already allowed with these settings"
-                            .to_owned(),
-                    ],
-                    ..self.outcome()
-                });
-            }
-            self.edit(edits, "add", options, actor)
-        });
+        let edits = match edits {
+            Ok(edits) => edits,
+            Err(error) => return (AuditAction::Add(action), Err(error)),
+        };
+        action = Prefixes {
+            until: action.until,
+            note: action.note.take(),
+            ..edited_prefixes(&edits)
+        };
+        let edits = self.changed_edits(edits);
+        let done = if edits.is_empty() {
+            // No new policy, since the number of stored ones is limited.
+            self.require_idle().map(|()| ApplyOutcome {
+                notes: vec![
+                    "no change: all prefixes are already allowed with these settings".to_owned(),
+                ],
+                ..self.outcome()
+            })
+        } else {
+            self.edit(edits, "add", options, actor).await
+        };
         (AuditAction::Add(action), done)
     }
 
     /// Removes added prefixes, all or none. Returns the action for the audit log, and the result.
-    pub(super) fn remove(
+    pub(super) async fn remove(
         &mut self,
         entries: &[PrefixRequest],
         options: &ApplyOptions,
@@ -124,7 +113,7 @@ impl Daemon {
                 return Err(invalid("remove takes neither a time to live nor a note"));
             }
             let prefix = read_prefix(&entry.prefix)?;
-            let additions = self.journal.known().additions();
+            let additions = self.state.additions();
             let mut services = additions.services_of(&prefix);
             if let Some(service) = &entry.service {
                 services.retain(|one| one == service);
@@ -136,14 +125,17 @@ impl Daemon {
             let edit = |service| Edit::Remove { prefix, service };
             Ok(services.into_iter().map(edit).collect())
         });
-        let done = edits.and_then(|edits| {
-            action = edited_prefixes(&edits);
-            self.edit(edits, "remove", options, actor)
-        });
+        let done = match edits {
+            Ok(edits) => {
+                action = edited_prefixes(&edits);
+                self.edit(edits, "remove", options, actor).await
+            }
+            Err(error) => Err(error),
+        };
         (AuditAction::Remove(action), done)
     }
 
-    fn edit(
+    async fn edit(
         &mut self,
         edits: Vec<Edit>,
         verb: &str,
@@ -163,42 +155,30 @@ impl Daemon {
             edits,
             ..self.change(actor, what)
         };
-        self.apply(change, options)
-    }
-
-    /// Schedules the next expiry of an added prefix, by the wall clock or the boot clock, whichever is first.
-    pub(super) fn schedule_expiry(&mut self) {
-        let additions = self.journal.known().additions();
-        let left = additions.next_expiry(&self.journal.now());
-        self.expiry = left.map_or(Expiry::Never, |left| Expiry::At(Instant::now() + left));
+        self.apply(change, options).await
     }
 
     /// Removes the expired added prefixes, and publishes without them.
-    pub(super) fn expire(&mut self) {
-        if self.expiry == Expiry::Never || self.release_after > Instant::now() {
+    pub(super) async fn expire_added(&mut self) {
+        // The scheduled time may be wrong, since either clock may have been set.
+        let now = self.store.journal.now();
+        let mut additions = Additions::clone(self.state.additions());
+        let gone = additions.expire(&now);
+        if gone.is_empty() {
+            self.expiries.schedule(&additions, &now);
             return;
         }
-        let is_unpublished = self.expiry == Expiry::Unpublished;
-        // `expiry` may be wrong, since either clock may have been set.
-        let gone = self.journal.expire(&self.journal.now());
-        self.schedule_expiry();
-        if gone.is_empty() && !is_unpublished {
-            return;
-        }
-        let services: BTreeSet<String> = gone.iter().map(|one| one.service.clone()).collect();
-        self.apply_journal(&services);
-        let released = self.with_lists(|daemon, lists| daemon.publish(lists, None));
-        if let Err(error) = released {
+        let next = self.state.with_additions(additions);
+        if let Err(error) = self.commit(Transaction::new(next)).await {
             warn!(
-                "{} added prefixes have expired, but are still allowed: {error:#}; retrying",
+                "{} added prefixes have expired, but are still allowed: {error}; retrying",
                 gone.len()
             );
-            self.expiry = Expiry::Unpublished;
-            self.release_after = Instant::now() + RELEASE_RETRY;
-        }
-        if gone.is_empty() {
+            self.expiries.delay();
             return;
         }
+        self.store.journal.expire(&now);
+        self.expiries.schedule(self.state.additions(), &now);
         info!(
             target: "allowlist::expired",
             "{} added prefixes have expired",
@@ -227,12 +207,12 @@ impl Daemon {
         let Edit::Add(new) = edit else {
             return None;
         };
-        let known = self.journal.known().additions();
+        let known = self.state.additions();
         Some((new, known.get(&new.service, &new.prefix)?))
     }
 
     fn require_service(&self, name: &str) -> Result<(), ApiError> {
-        let services = &self.config.policy.services;
+        let services = &self.state.config().policy.services;
         if services.iter().any(|service| service.name == name) {
             return Ok(());
         }
@@ -250,7 +230,7 @@ impl Daemon {
     }
 
     fn not_added(&self, prefix: IpNet, service: Option<&str>) -> String {
-        let feeds = self.lists.feeds().iter();
+        let feeds = self.state.sources().feeds().iter();
         let listing: Vec<_> = feeds
             .filter(|(_, feed)| feed.active().any(|one| one == prefix))
             .map(|(name, _)| &**name)

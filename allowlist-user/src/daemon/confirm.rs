@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use allowlist_dataplane::Dataplane;
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::error_code::bail_with;
 use anyhow::{Result, bail};
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Daemon, start_plan};
 use crate::audit::{Actor, AuditAction};
-use crate::control::ApplyOutcome;
+use crate::control::{ApplyOptions, ApplyOutcome};
 use crate::error_code::ApiError;
 use crate::journal::{ConfirmDeadline, Journal};
 
@@ -53,35 +54,34 @@ impl Pending {
 }
 
 impl Daemon {
-    /// Makes the start a pending change, which is rolled back unless it is confirmed `within` this time.
-    pub(super) fn require_confirmation(&mut self, within: Duration) -> Result<()> {
-        self.dataplane.arm_rollback(within)?;
-        let newest = self.journal.known().newest();
+    /// Returns the start as a pending change, which is rolled back unless it is confirmed `within` this time.
+    pub(super) fn pending_start(&self, within: Duration) -> Pending {
+        let newest = self.store.journal.known().newest();
         let unconfirmed = newest.and_then(|policy| policy.change.unconfirmed);
-        self.pending = Some(Pending::new(
+        Pending::new(
             unconfirmed.unwrap_or(ConfirmDeadline {
                 until: Timestamp::now() + within,
-                revert_to: self.policy_number(),
+                revert_to: self.store.policy_number(),
             }),
-            format!("start by {}", self.written.origin()),
+            format!("start by {}", self.state.written().origin()),
             Actor::Daemon.to_string(),
-        ));
-        Ok(())
+        )
     }
 
     /// Returns whether a pending change has passed its deadline, by this process's clock or by the kernel's.
-    pub(super) fn is_too_late(&self) -> bool {
-        let has_fallen_back = || {
-            let pending = self.dataplane.pending();
+    pub(super) async fn is_too_late(&self) -> bool {
+        let Some(pending) = &self.pending else {
+            return false;
+        };
+        let has_fallen_back = |dataplane: &mut Dataplane| {
+            let pending = dataplane.pending();
             pending.is_some_and(|pending| pending.fell_back)
         };
-        self.pending
-            .as_ref()
-            .is_some_and(|pending| pending.deadline <= Instant::now() || has_fallen_back())
+        pending.deadline <= Instant::now() || self.kernel.run(has_fallen_back).await
     }
 
     /// Confirms the pending change, and returns the answer for the client.
-    pub(super) fn confirm(&mut self) -> Result<ApplyOutcome, ApiError> {
+    pub(super) async fn confirm(&mut self) -> Result<ApplyOutcome, ApiError> {
         let Some(pending) = &self.pending else {
             return Err(ApiError::new(
                 ErrorCode::NothingPending,
@@ -89,18 +89,18 @@ impl Daemon {
             ));
         };
         let what = pending.what.clone();
-        let is_over = self
-            .dataplane
-            .pending()
-            .is_none_or(|pending| pending.fell_back);
-        if is_over || self.is_too_late() {
+        let is_over = |dataplane: &mut Dataplane| {
+            let pending = dataplane.pending();
+            pending.is_none_or(|pending| pending.fell_back)
+        };
+        if self.kernel.run(is_over).await || self.is_too_late().await {
             return Err(ApiError::new(
                 ErrorCode::NotConfirmed,
                 format!("{what}: the deadline has passed, and the change is rolled back"),
             ));
         }
-        self.journal.confirm().map_err(anyhow::Error::from)?;
-        self.dataplane.confirm()?;
+        self.store.journal.confirm().map_err(anyhow::Error::from)?;
+        self.kernel.run(|dataplane| dataplane.confirm()).await?;
         self.pending = None;
         Ok(ApplyOutcome {
             notes: vec![format!("{what}: confirmed")],
@@ -116,11 +116,11 @@ impl Daemon {
         };
         warn!(target: "allowlist::not-confirmed", "{}: not confirmed in time, rolled back", pending.what);
         // A publish must not end the state that the kernel rolled back to.
-        self.dataplane.fall_back()?;
+        self.kernel.run(|dataplane| dataplane.fall_back()).await?;
         let Some(number) = pending.revert_to else {
             self.log(Actor::Daemon, AuditAction::NotConfirmed, None);
             self.notify.stopping();
-            self.dataplane.detach()?;
+            self.kernel.run(|dataplane| dataplane.detach()).await?;
             bail_with!(
                 NotConfirmed,
                 "the start was not confirmed in time: the filter is detached, and every packet passes"
@@ -133,16 +133,14 @@ impl Daemon {
 
     /// Activates the earlier policy that has this number.
     async fn restore_policy(&mut self, number: u64) -> Result<()> {
-        let known = self.journal.known();
+        let known = self.store.journal.known();
         let Some(before) = known.get(number) else {
             bail!(
                 "policy {number} is not in the journal any more, so the daemon cannot roll back to it; the kernel filters by the policy before the change"
             );
         };
-        let change = start_plan::back(known, before, &self.written, Timestamp::now());
-        self.replace(change, &crate::control::ApplyOptions::default(), None)
-            .await
-            .map(drop)
-            .map_err(|problem| anyhow::anyhow!("{}", problem.error))
+        let change = start_plan::back(known, before, self.state.written(), Timestamp::now());
+        self.replace(change, &ApplyOptions::default(), None).await?;
+        Ok(())
     }
 }

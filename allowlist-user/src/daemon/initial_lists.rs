@@ -3,7 +3,6 @@
 //! Invariant: each list on disk is read independently and within a time limit; a slower one is delivered later.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
@@ -75,7 +74,7 @@ impl InitialLists {
         }
         let mut lists = SourceStates::new(last_good);
         // Grace periods may have ended while no daemon ran.
-        let Ok(events) = lists.expire_grace(now, |_| Ok::<_, Infallible>(0));
+        let events = lists.expire_grace(now);
         let differ = sources.iter().filter(|source| {
             outdated.contains(&source.name)
                 || events.iter().any(|event| event.source == source.name)
@@ -116,7 +115,7 @@ impl InitialLists {
         for note in &proposal.feed.notes {
             warn!("{}: {note}", source.name);
         }
-        let Ok(events) = self.lists.commit(proposal, now, |_| Ok::<_, Infallible>(0));
+        let events = self.lists.commit(proposal, now);
         // Built-in and configured lists cause no events.
         if source.can_change() {
             self.events.extend(events);
@@ -165,7 +164,7 @@ async fn load(sources: &[Source], state: &StateDir, late: &Late) -> (Snapshot, B
                 if stored.has_older_format {
                     outdated.insert(name.clone());
                 }
-                feeds.insert(name, stored.feed);
+                feeds.insert(name, stored.feed.into());
             }
             Ok(None) => {}
             Err(error) => warn!("{error}"),

@@ -11,7 +11,7 @@ use log::{info, warn};
 use tokio::time::{Instant, sleep_until};
 
 use super::Daemon;
-use super::start::watched;
+use super::commit::Transaction;
 
 /// The time limit for the first reads of file sources, after which the start is announced without them.
 const FILES: Duration = Duration::from_secs(2);
@@ -34,14 +34,15 @@ impl Daemon {
     /// Watches the files of file sources, and fetches all sources that are due.
     pub(super) fn open_sources(&mut self) {
         // Before the first read, so that a write during it causes another.
-        self.files = watched(&self.config);
-        let files = self.config.policy.used_sources();
+        let config = self.state.config();
+        self.schedule.watch_files(config);
+        let files = config.policy.used_sources();
         let files = files.filter(|source| matches!(source.origin, Origin::File { .. }));
         self.opening = Some(Opening {
             reading: files.map(|source| source.name.clone()).collect(),
             until: Instant::now() + FILES,
         });
-        self.fetch_due();
+        self.schedule.fetch_due(&self.state);
         self.announce_if_read();
     }
 
@@ -74,7 +75,7 @@ impl Daemon {
                 humantime::format_duration(FILES)
             );
         }
-        if self.inactive {
+        if self.is_inactive {
             self.notify.ready(&self.state_line());
         } else {
             self.announce_ready();
@@ -83,25 +84,24 @@ impl Daemon {
 
     /// Handles a last-good list that was read after the time limit. A list that was fetched meanwhile was evaluated as
     /// the first one; it is evaluated again as the successor of the last-good list.
-    pub(super) fn take_late_list(&mut self, source: &Source, feed: Feed) {
+    pub(super) async fn take_late_list(&mut self, source: &Source, feed: Feed) {
         let name = &source.name;
-        if self.policy.source(name) != Some(source) {
+        if self.state.policy().source(name) != Some(source) {
             return;
         }
         info!("{name}: the last-good list was read from disk after the time limit of the start");
         let now = self.now();
-        match self.lists.propose_after(source, &feed, now) {
-            None => self.publish_late(name, feed),
+        match self.state.sources().propose_after(source, &feed, now) {
+            None => self.publish_late(name, feed).await,
             Some(Ok(proposal)) => {
-                let current = self.lists.feed(name).cloned();
-                self.lists.set_feed(name, Some(feed));
-                if let Err(error) = self.adopt(source, proposal, now, None) {
-                    warn!("{error:#}; the present list stays active");
-                    self.lists.set_feed(name, current);
+                let mut lists = self.state.sources().clone();
+                lists.set_feed(name, Some(feed));
+                if let Err(error) = self.adopt(source, lists, proposal, now, None).await {
+                    warn!("source {name}: {error}; the present list stays active");
                 }
             }
             Some(Err(refused)) => {
-                self.publish_late(name, feed);
+                self.publish_late(name, feed).await;
                 self.refuse(source, *refused, now);
                 self.keep(source, true);
             }
@@ -109,16 +109,12 @@ impl Daemon {
     }
 
     /// Publishes the last-good list `feed` in place of the present list of source `name`.
-    fn publish_late(&mut self, name: &str, feed: Feed) {
-        let current = self.lists.feed(name).cloned();
-        let published = self.with_lists(|daemon, lists| {
-            lists.set_feed(name, Some(feed));
-            daemon
-                .publish(lists, None)
-                .inspect_err(|_| lists.set_feed(name, current))
-        });
-        if let Err(error) = published {
-            warn!("source {name}: the last-good list cannot be used: {error:#}");
+    async fn publish_late(&mut self, name: &str, feed: Feed) {
+        let mut lists = self.state.sources().clone();
+        lists.set_feed(name, Some(feed));
+        let next = self.state.with_sources(lists);
+        if let Err(error) = self.commit(Transaction::new(next)).await {
+            warn!("source {name}: the last-good list cannot be used: {error}");
         }
     }
 }

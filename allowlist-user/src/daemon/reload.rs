@@ -3,7 +3,6 @@
 //! A reload fetches its lists in the background while the present configuration stays active. A rollback uses only
 //! the lists on disk.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use allowlist_dataplane::interface::require_distinct;
@@ -12,23 +11,22 @@ use allowlist_policy::Source;
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::hints;
 use allowlist_policy::lockout::ChangeOrigin;
-use anyhow::Result;
 use log::{info, warn};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::confirm::Pending;
+use super::commit::Transaction;
 use super::initial_lists::{Fetch, InitialLists};
-use super::interfaces::{present, warn_of_offloads};
-use super::start::watched;
+use super::interfaces::warn_of_offloads;
 use super::start_plan::suppressed_config_crc;
+use super::store::Durability;
 use super::{Daemon, Options};
-use crate::additions::{Additions, source_name};
+use crate::additions::Additions;
 use crate::audit::{Actor, AuditAction};
 use crate::config::Config;
 use crate::control::{ApplyOptions, ApplyOutcome, Control};
+use crate::effective::EffectiveState;
 use crate::error_code::ApiError;
-use crate::event_log::EventLog;
 use crate::hook::HookQueue;
 use crate::journal::{Change, ConfigText};
 
@@ -126,17 +124,18 @@ impl Daemon {
             ));
         }
         require_distinct(&config.interfaces)?;
-        if config.control_group != self.config.control_group {
+        let active = self.state.config();
+        if config.control_group != active.control_group {
             Control::require_group(config.control_group.as_deref())?;
         }
-        let newest = self.journal.known().newest();
+        let newest = self.store.journal.known().newest();
         let is_suppressed =
             newest.is_some_and(|policy| policy.change.suppressed_config_crc.is_some());
-        if *written == *self.written && !self.inactive && !is_suppressed {
+        if *written == **self.state.written() && !self.is_inactive && !is_suppressed {
             return Ok(None);
         }
         let wanted = self.changed_sources(&config);
-        let (state, late) = (self.state.clone(), self.late.clone());
+        let (state, late) = (self.store.state_dir().clone(), self.late.clone());
         let task = tokio::spawn(async move {
             InitialLists::lists(wanted, &state, Fetch::Missing, &late).await
         });
@@ -152,8 +151,8 @@ impl Daemon {
     /// Returns the used sources that are new or changed in `config`, or have no list.
     fn changed_sources(&self, config: &Config) -> Vec<Source> {
         let is_same = |source: &Source| {
-            self.config.policy.source(&source.name) == Some(source)
-                && self.lists.feed(&source.name).is_some()
+            self.state.config().policy.source(&source.name) == Some(source)
+                && self.state.sources().feed(&source.name).is_some()
         };
         let used = config.policy.used_sources();
         used.filter(|source| !is_same(source)).cloned().collect()
@@ -233,22 +232,21 @@ impl Daemon {
         options: &ApplyOptions,
         actor: &Actor,
     ) -> (AuditAction, Result<ApplyOutcome, ApiError>) {
-        let known = self.journal.known();
-        let newest = self.policy_number().unwrap_or_default();
+        let known = self.store.journal.known();
+        let newest = self.store.policy_number().unwrap_or_default();
         let before = known.policies().rev().nth(1).map(|policy| policy.number);
         let number = to.or(before).unwrap_or_default();
         let action = |policy| AuditAction::Rollback { to: number, policy };
         if self.pending.is_some() {
             // End the pending change before its deadline.
-            let (config, mode) = (Arc::clone(&self.config), self.mode);
-            let (additions, lists) = (known.additions().clone(), self.lists.clone());
+            let before = self.state.clone();
             let done = self.roll_back_unconfirmed().await;
             let done = done.map_err(ApiError::from).map(|()| ApplyOutcome {
-                changes: self.changes_since(&config, mode, &additions, lists.feeds()),
+                changes: self.changes_since(&before),
                 notes: vec!["the pending change is rolled back".to_owned()],
                 ..self.outcome()
             });
-            return (action(self.policy_number()), done);
+            return (action(self.store.policy_number()), done);
         }
         let Some(policy) = known.get(number).filter(|policy| policy.number != newest) else {
             let numbers: Vec<_> = known
@@ -313,11 +311,12 @@ impl Daemon {
         let written = change
             .written
             .clone()
-            .unwrap_or_else(|| Arc::clone(&self.written));
+            .unwrap_or_else(|| Arc::clone(self.state.written()));
         let config = self.options.read(&written)?;
         let missing = written.missing_secrets_warning();
         let wanted = self.changed_sources(&config);
-        let first = InitialLists::lists(wanted, &self.state, Fetch::None, &self.late).await;
+        let first =
+            InitialLists::lists(wanted, self.store.state_dir(), Fetch::None, &self.late).await;
         let next = NextConfig {
             config,
             written,
@@ -341,7 +340,7 @@ impl Daemon {
         if !matches!(actor, Actor::Peer(peer) if peer.uid != 0) {
             return Ok(());
         }
-        let (config, now) = (self.options.read(written)?, &self.config);
+        let (config, now) = (self.options.read(written)?, self.state.config());
         let changed = if config.control_group != now.control_group {
             Some("control_group")
         } else if config.hook != now.hook {
@@ -356,8 +355,7 @@ impl Daemon {
         ))
     }
 
-    /// Activates a configuration as a whole; on an error restores the previous state. With `is_strict`, a missing list
-    /// is an error.
+    /// Activates a configuration as a whole. With `is_strict`, a missing list and a failing disk are errors.
     async fn activate_next(
         &mut self,
         next: NextConfig,
@@ -368,7 +366,7 @@ impl Daemon {
         let NextConfig {
             config,
             written,
-            mut first,
+            first,
         } = next;
         if is_strict && !first.missing.is_empty() {
             let reasons: Vec<_> = first
@@ -381,212 +379,112 @@ impl Daemon {
         for (name, _) in &first.missing {
             warn!(target: "allowlist::missing-list", "{name}: no list on this host; the source matches nothing until the list is fetched");
         }
-        let interfaces = present(&config.interfaces).await?;
-        let (what, by) = (change.what.clone(), change.by.clone());
-        change.unconfirmed = self.unconfirmed(options);
-        if config.mode != self.config.mode {
+        let before = self.state.clone();
+        if config.mode != before.config().mode {
             change.mode = None; // a new mode in the file ends the mode set by command
         }
-        let unconfirmed = change.unconfirmed;
-        if self.journal.has_staged() {
-            self.journal.undo_last(); // this change replaces the start that waited for lists
-        }
-        let additions = self.journal.known().additions().clone();
-        self.journal.stage(change);
-        let before = self.swap_config(config, written, &mut first, additions);
-        let entered = if self.inactive {
-            self.start_filtering_next(options).await.map(|()| None)
+        let InitialLists {
+            lists,
+            fetched,
+            events,
+            ..
+        } = first;
+        let state = self.next_state(config, written, &change, lists);
+        let mut done = if self.is_inactive {
+            let confirm_until = self.start_filtering_next(state, change, options).await?;
+            ApplyOutcome {
+                changes: self.changes_since(&before),
+                confirm_until,
+                ..self.outcome()
+            }
         } else {
-            self.apply_next(&interfaces, options, &before.config, is_strict)
+            let transaction = Transaction {
+                record: Some(change),
+                durability: if is_strict {
+                    Durability::Required
+                } else {
+                    Durability::BestEffort
+                },
+                options: Some(options.clone()),
+                origin: ChangeOrigin::Configuration,
+                ..Transaction::new(state)
+            };
+            let committed = self.commit(transaction).await?;
+            self.outcome_of(committed)
         };
-        let warning = match entered {
-            Ok(warning) => warning,
-            Err(problem) => {
-                self.journal.undo_last();
-                self.restore(before);
-                return Err(problem);
-            }
-        };
-        let changes = self.changes_since(
-            &before.config,
-            before.mode,
-            &before.additions,
-            before.lists.feeds(),
-        );
-        let config = before.config;
-        self.pending = unconfirmed.map(|unconfirmed| Pending::new(unconfirmed, what, by));
-        self.finish_next(&config, &first);
-        for facts in &interfaces {
-            if !config.interfaces.contains(&facts.name) {
-                warn_of_offloads(&facts.name).await;
+        self.finish_next(&before, &fetched);
+        self.emit_events(events);
+        for name in &self.state.config().interfaces {
+            if !before.config().interfaces.contains(name) {
+                warn_of_offloads(name).await;
             }
         }
-        let mut notes = Vec::new();
-        if changes.is_empty() {
-            notes.push("no effective changes (only comments or formatting differ)".to_owned());
+        if done.changes.is_empty() {
+            let note = "no effective changes (only comments or formatting differ)";
+            done.notes.push(note.to_owned());
         }
-        Ok(ApplyOutcome {
-            changes,
-            notes,
-            warnings: warning.into_iter().chain(self.state_warnings()).collect(),
-            confirm_until: unconfirmed.map(|unconfirmed| unconfirmed.until),
-            ..self.outcome()
-        })
+        done.warnings.extend(self.state_warnings());
+        Ok(done)
     }
 
-    /// Replaces the daemon's state with that of another configuration, and returns the previous state. `first` has the
-    /// lists of changed sources; `before` has the earlier added prefixes, for [`Self::restore`].
-    fn swap_config(
-        &mut self,
+    /// Returns the state after a change of the configuration. `changed` has the lists of the sources that are new or
+    /// changed in it.
+    fn next_state(
+        &self,
         config: Config,
         written: Arc<ConfigText>,
-        first: &mut InitialLists,
-        before: Additions,
-    ) -> PreviousState {
-        let lists = self.lists.clone();
-        let mut next = SourceStates::default();
+        change: &Change,
+        mut changed: SourceStates,
+    ) -> EffectiveState {
+        let mut present = self.state.sources().clone();
+        let mut sources = SourceStates::default();
         for source in config.policy.used_sources() {
             let name = &source.name;
-            let is_same = self.config.policy.source(name) == Some(source);
-            if is_same && self.lists.feed(name).is_some() {
-                next.move_from(name, &mut self.lists);
+            let is_same = self.state.config().policy.source(name) == Some(source);
+            if is_same && present.feed(name).is_some() {
+                sources.move_from(name, &mut present);
             } else {
-                next.move_from(name, &mut first.lists);
+                sources.move_from(name, &mut changed);
             }
         }
-        let additions = self.journal.known().additions();
-        for service in additions.services() {
-            next.set_feed(&source_name(service), additions.feed(service));
-        }
-        let before = PreviousState {
-            policy: std::mem::replace(&mut self.policy, additions.with(&config.policy)),
-            config: std::mem::replace(&mut self.config, Arc::new(config)),
-            written: std::mem::replace(&mut self.written, written),
-            lists,
-            mode: self.mode,
-            additions: before,
-        };
-        self.lists = next;
-        self.apply_journal(&BTreeSet::new());
-        self.schedule_expiry();
-        before
-    }
-
-    /// Restores the daemon's state to that before [`Self::swap_config`].
-    fn restore(&mut self, before: PreviousState) {
-        let PreviousState {
-            config,
-            policy,
+        let mut additions = Additions::clone(self.state.additions());
+        additions.apply(&change.edits);
+        let mode = change.mode.unwrap_or(config.mode);
+        EffectiveState::new(
+            Arc::new(config),
             written,
-            lists,
             mode,
-            additions: _,
-        } = before;
-        (
-            self.config,
-            self.policy,
-            self.written,
-            self.lists,
-            self.mode,
-        ) = (config, policy, written, lists, mode);
-        self.is_meta_outdated = true;
-        self.schedule_expiry();
-    }
-
-    /// Activates the new configuration while the earlier one is inactive, since now no list is missing; then announces
-    /// that the daemon is ready.
-    async fn start_filtering_next(&mut self, options: &ApplyOptions) -> Result<(), ApiError> {
-        self.options.apply = options.clone();
-        self.start_filtering().await?;
-        self.announce_ready();
-        Ok(())
-    }
-
-    /// Publishes the daemon's new state to the kernel, and returns a warning, if any. Without `needs_disk`, a failure
-    /// to write the journal is that warning; otherwise, it is an error.
-    fn apply_next(
-        &mut self,
-        interfaces: &[allowlist_dataplane::interface::InterfaceInfo],
-        options: &ApplyOptions,
-        before: &Config,
-        needs_disk: bool,
-    ) -> Result<Option<String>, ApiError> {
-        let (tables, anew) = self.compiled(&self.lists).map_err(anyhow::Error::from)?;
-        self.require_session_by(options, &tables, ChangeOrigin::Configuration)?;
-        let found = self.dataplane.applied_state()?;
-        let tracking = |config: &Config| config.rules.tracks().then_some(config.max_flows);
-        let is_tracking_other = tracking(before) != tracking(&self.config);
-        let put = || {
-            if let Some(within) = options.confirm_within {
-                self.dataplane.arm_rollback(within)?;
-            }
-            let warning = self.write_journal(needs_disk)?;
-            if is_tracking_other {
-                self.dataplane.track(tracking(&self.config))?;
-            }
-            let renews = is_tracking_other || before.attach != self.config.attach;
-            self.publish_and_attach(tables, interfaces, !anew, renews)?;
-            anyhow::Ok(warning)
-        };
-        put().map_err(|error| match self.dataplane.restore(&found) {
-            Ok(()) => error.into(),
-            Err(again) => ApiError::new(
-                ErrorCode::Refused,
-                format!("{error:#}; and the earlier state could not be restored: {again:#}"),
-            ),
-        })
+            Arc::new(additions),
+            sources,
+        )
     }
 
     /// Does the steps after the activation of a configuration, none of which can fail: access, hook, logs, watches and
-    /// schedule.
-    fn finish_next(&mut self, before: &Config, first: &InitialLists) {
-        let paths = &self.options.paths;
-        if self.config.control_group != before.control_group
-            && let Err(error) = self.control.admit(self.config.control_group.as_deref())
+    /// schedule. `fetched` are the sources whose lists differ from those on disk.
+    fn finish_next(&mut self, before: &EffectiveState, fetched: &[Source]) {
+        let config = Arc::clone(self.state.config());
+        if config.control_group != before.config().control_group
+            && let Err(error) = self.control.admit(config.control_group.as_deref())
         {
             warn!("{error:#}; access to the control socket is unchanged");
         }
-        if self.config.hook != before.hook {
-            self.hook_queue = HookQueue::start(self.config.hook.clone());
+        if config.hook != before.config().hook {
+            self.hook_queue = HookQueue::start(config.hook.clone());
         }
-        self.event_log = EventLog::new(
-            &paths.state_dir,
-            self.config.log_bytes,
-            self.config.history_bytes,
-        );
-        self.files = watched(&self.config);
-        self.warnings = (self.options.warnings)(&self.config);
+        self.store.set_limits(&config);
+        self.schedule.watch_files(&config);
+        self.warnings = (self.options.warnings)(&config);
         for warning in &self.warnings {
             warn!("{warning}");
         }
-        self.lost
-            .retain(|name, _| self.config.interfaces.contains(name));
-        self.warn_missing_interfaces();
-        for source in &first.fetched {
+        self.interfaces.warn_missing(&config.interfaces);
+        for source in fetched {
             self.keep(source, true);
         }
-        let generation = self.dataplane.generation();
-        let events: Vec<_> = first
-            .events
-            .iter()
-            .map(|event| event.clone().with_generation(generation))
-            .collect();
-        self.emit_events(&events);
-        let now = self.journal.now();
-        self.journal.compact(&self.state, &now);
+        let now = self.store.journal.now();
+        self.expiries.schedule(self.state.additions(), &now);
         self.is_meta_outdated = true;
-        self.writing.clear();
-        self.schedule_all(false);
+        self.schedule.schedule_all(&self.state, false);
         self.answer_refreshed();
     }
-}
-
-/// The daemon's state before a change, to restore it after an error and to compute the differences.
-struct PreviousState {
-    config: Arc<Config>,
-    policy: allowlist_policy::Policy,
-    written: Arc<ConfigText>,
-    lists: SourceStates,
-    mode: allowlist_policy::Mode,
-    additions: Additions,
 }

@@ -85,8 +85,10 @@ impl SelfCheck {
 
 impl Daemon {
     /// Returns the differences between the kernel and the published state.
-    pub(super) fn compare(&self) -> Result<Vec<Difference>> {
-        let mut differences = View::open(&self.options.paths.pin_dir)?.self_check_now()?;
+    pub(super) async fn compare(&self) -> Result<Vec<Difference>> {
+        let pin_dir = self.options.paths.pin_dir.clone();
+        let compare = move |_: &mut _| View::open(&pin_dir)?.self_check_now();
+        let mut differences = self.kernel.run(compare).await?;
         // `attach_again` handles these.
         differences.retain(|one| {
             !matches!(
@@ -99,13 +101,14 @@ impl Daemon {
 
     /// Repairs the differences that concern the filter's own objects, and reports the rest.
     pub(super) async fn repair(&mut self, differences: Vec<Difference>) -> Result<()> {
-        if self.dataplane.is_detached() {
+        if self.kernel.run(|dataplane| dataplane.is_detached()).await {
             return Ok(());
         }
+        let self_check = &self.interfaces.self_check;
         let (ours, others): (Vec<_>, Vec<_>) =
             differences.into_iter().partition(|one| one.kind.is_ours());
         for other in &others {
-            if self.self_check.is_new(other) {
+            if self_check.is_new(other) {
                 warn!(
                     target: &target(other),
                     "self-check: {}; this daemon does not change it",
@@ -119,24 +122,24 @@ impl Daemon {
             left.extend(self.repair_ours(now).await?);
         }
         left.extend(later);
-        if left.is_empty() && !self.self_check.known.is_empty() {
+        if left.is_empty() && !self.interfaces.self_check.known.is_empty() {
             info!(
                 target: "allowlist::repaired",
                 "self-check: the kernel agrees with the published state again"
             );
         }
-        self.self_check.known = left;
+        self.interfaces.self_check.known = left;
         Ok(())
     }
 
     /// Splits differences into those that may be repaired now, and those whose object was repaired too often.
     fn allowed(&mut self, ours: Vec<Difference>) -> (Vec<Difference>, Vec<Difference>) {
-        let time = Instant::now();
+        let (time, self_check) = (Instant::now(), &mut self.interfaces.self_check);
         let (now, later): (Vec<_>, Vec<_>) = ours
             .into_iter()
-            .partition(|one| self.self_check.may_repair(&object(one), time));
+            .partition(|one| self_check.may_repair(&object(one), time));
         for one in &later {
-            if self.self_check.exhausted.insert(object(one)) {
+            if self_check.exhausted.insert(object(one)) {
                 warn!(
                     target: "allowlist::repairs-exhausted",
                     "self-check: {}; repairs suspended after {REPAIRS} within a minute; find the process that undoes them",
@@ -151,7 +154,7 @@ impl Daemon {
     async fn repair_ours(&mut self, ours: Vec<Difference>) -> Result<Vec<Difference>> {
         let done = self.make_again(&ours).await;
         let still = match &done {
-            Ok(()) => self.compare()?,
+            Ok(()) => self.compare().await?,
             Err(_) => ours.clone(),
         };
         let (left, repaired): (Vec<_>, Vec<_>) =
@@ -159,7 +162,10 @@ impl Daemon {
         for one in &repaired {
             warn!(target: &target(one), "self-check: {}; repaired", one.text);
         }
-        for one in left.iter().filter(|one| self.self_check.is_new(one)) {
+        for one in left
+            .iter()
+            .filter(|one| self.interfaces.self_check.is_new(one))
+        {
             match &done {
                 Ok(()) => {
                     warn!(target: &target(one), "self-check: {}; the repair had no effect", one.text);
@@ -175,7 +181,10 @@ impl Daemon {
     }
 
     async fn make_again(&mut self, ours: &[Difference]) -> Result<()> {
-        self.dataplane.repair(ours)?;
+        let differences = ours.to_vec();
+        self.kernel
+            .run(move |dataplane| dataplane.repair(&differences))
+            .await?;
         let is_about_interface = |one: &&Difference| {
             !matches!(
                 one.kind,
@@ -188,11 +197,11 @@ impl Daemon {
             .iter()
             .filter(is_about_interface)
             .filter_map(|one| one.object.as_ref())
-            .filter(|name| self.config.interfaces.contains(name))
+            .filter(|name| self.state.config().interfaces.contains(name))
             .collect();
         for name in names.into_iter().cloned().collect::<Vec<_>>() {
             let facts = interface::look_up(&name).await?;
-            self.attach(&facts, self.options.trace)?;
+            self.attach(facts, self.options.trace).await?;
         }
         Ok(())
     }

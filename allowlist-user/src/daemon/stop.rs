@@ -1,6 +1,6 @@
 //! The end of a daemon: leaves the filter attached or detaches it, and logs which.
 
-use allowlist_dataplane::has_private_pins;
+use allowlist_dataplane::{Dataplane, has_private_pins};
 use anyhow::{Context as _, Result, bail};
 use log::{info, warn};
 use nix::errno::Errno;
@@ -19,17 +19,17 @@ impl Daemon {
                 )
                 .await;
         }
-        if self.dataplane.is_detached() {
+        if self.kernel.run(|dataplane| dataplane.is_detached()).await {
             self.detached();
             return Ok(());
         }
-        if self.inactive && self.dataplane.generation() != 0 {
+        if self.is_inactive && self.kernel.generation() != 0 {
             return self
                 .exit_attached("stopped while waiting for lists; the earlier filter stays attached")
                 .await;
         }
         self.notify.stopping();
-        let interfaces = self.dataplane.detach()?;
+        let interfaces = self.kernel.run(|dataplane| dataplane.detach()).await?;
         self.log(Actor::Signal, AuditAction::Stop { filtering: false }, None);
         if interfaces.is_empty() {
             info!("stopped; nothing was attached");
@@ -45,10 +45,10 @@ impl Daemon {
 
     /// Handles SIGTERM, the stop signal of a service manager: ends the daemon, and leaves the filter attached.
     pub(super) async fn terminated(self) -> Result<()> {
-        if self.inactive && self.dataplane.generation() == 0 {
+        if self.is_inactive && self.kernel.generation() == 0 {
             // Nothing is filtered: remove the pins of the unfinished start.
             self.notify.stopping();
-            self.dataplane.detach()?;
+            self.kernel.run(|dataplane| dataplane.detach()).await?;
             info!("stopped; nothing was attached");
             return Ok(());
         }
@@ -61,20 +61,32 @@ impl Daemon {
     ///
     /// # Errors
     /// Fails if the pin directory cannot be restored, or if a failed change of this process has detached the filter.
-    pub(super) fn is_detached(&mut self) -> Result<bool> {
-        if self.dataplane.has_detached() {
+    pub(super) async fn is_detached(&mut self) -> Result<bool> {
+        let read = |dataplane: &mut Dataplane| {
+            let is_detached = dataplane.is_detached();
+            let restored = if is_detached {
+                Ok(false)
+            } else {
+                dataplane.restore_folder()
+            };
+            (dataplane.has_detached(), is_detached, restored)
+        };
+        let (has_detached, is_detached, restored) = self.kernel.run(read).await;
+        if has_detached {
             bail!("the failed change has detached the filter");
         }
-        if self.dataplane.is_detached() {
+        if is_detached {
             self.detached();
             return Ok(true);
         }
-        match self.dataplane.restore_folder() {
+        match restored {
             Ok(false) => {}
             Ok(true) => {
                 warn!("the pin directory was unmounted or removed; it is restored with all pins");
             }
-            Err(error) if lacks_resources(&error) => self.self_check.fail(format!("{error:#}")),
+            Err(error) if lacks_resources(&error) => {
+                self.interfaces.self_check.fail(format!("{error:#}"));
+            }
             Err(error) => {
                 self.notify.stopping();
                 self.log(Actor::Daemon, AuditAction::Stop { filtering: false }, None);
@@ -96,10 +108,10 @@ impl Daemon {
     /// Ends the daemon with the filter attached, and stops its trace. `message` is the log record.
     async fn exit_attached(mut self, message: &str) -> Result<()> {
         self.notify.stopping();
-        self.update_meta();
+        self.update_meta().await;
         if self.options.trace {
-            for facts in present(&self.config.interfaces).await? {
-                self.attach(&facts, false)?;
+            for facts in present(&self.state.config().interfaces).await? {
+                self.attach(facts, false).await?;
             }
         }
         self.log(Actor::Signal, AuditAction::Stop { filtering: true }, None);

@@ -1,6 +1,7 @@
 //! Compares sources: their keys, and the prefixes of their lists.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use allowlist_policy::difference::Difference;
 use allowlist_policy::{Feed, Gate, Http, Lookup, Origin, Pattern, Policy, Source, public_url};
@@ -44,13 +45,18 @@ fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
         prefixes.sort_unstable();
         prefixes
     };
-    match (&source.origin, state.lists.get(&source.name)) {
+    match (&source.origin, state.sources.feed(&source.name)) {
         (_, Some(feed)) => Some(of_feed(feed)),
         (Origin::Prefixes(prefixes) | Origin::BuiltIn { prefixes, .. }, None) => {
             Some(prefixes.clone())
         }
         _ => None,
     }
+}
+
+/// Returns whether two states share one list.
+pub(super) fn is_shared(old: Option<&Arc<Feed>>, new: Option<&Arc<Feed>>) -> bool {
+    matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new))
 }
 
 fn lists(
@@ -60,11 +66,11 @@ fn lists(
     after: &Source,
     lines: &mut Lines,
 ) {
-    // Both states have the same snapshot.
-    if std::ptr::eq(old.lists, new.lists) && before.origin == after.origin {
+    let name = &after.name;
+    let [list_before, list_after] = [old, new].map(|state| state.sources.feeds().get(name));
+    if before.origin == after.origin && is_shared(list_before, list_after) {
         return;
     }
-    let name = &after.name;
     let [old, new] = [prefixes(old, before), prefixes(new, after)].map(Option::unwrap_or_default);
     let Difference { added, removed } = Difference::between(&old, &new);
     lines.prefixes(&added, |prefix| format!("sources.{name}: added {prefix}"));

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use allowlist_lists::states::SourceStates;
-use allowlist_policy::compile::{IdTable, compile};
-use allowlist_policy::{Feed, Origin};
+use allowlist_policy::{Feed, Origin, Snapshot};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -23,11 +22,25 @@ fn parse(text: &str) -> Config {
     Config::parse(text, Path::new("x")).expect("a configuration")
 }
 
+/// Returns the effective state of a configuration with its static lists.
+fn state(config: &Config, mode: Mode, additions: &Additions) -> EffectiveState {
+    EffectiveState::new(
+        Arc::new(config.clone()),
+        Arc::new(ConfigText::new(None, String::new(), Vec::new())),
+        mode,
+        Arc::new(additions.clone()),
+        SourceStates::new(own_lists(config)),
+    )
+}
+
 /// Returns the static lists of a configuration.
 fn own_lists(config: &Config) -> Snapshot {
     let used = config.policy.used_sources();
     used.filter_map(|source| match &source.origin {
-        Origin::Prefixes(prefixes) => Some((source.name.clone(), Feed::new(prefixes.clone(), NOW))),
+        Origin::Prefixes(prefixes) => {
+            let feed = Feed::new(prefixes.clone(), NOW);
+            Some((source.name.clone(), feed.into()))
+        }
         _ => None,
     })
     .collect()
@@ -36,11 +49,8 @@ fn own_lists(config: &Config) -> Snapshot {
 #[track_caller]
 fn check(old: &str, new: &str, expected: &Expect) {
     let (old, new) = (parse(old), parse(new));
-    let lists = [&old, &new].map(own_lists);
-    let none = Additions::default();
-    let state =
-        |config, lists| EffectiveState::new(config, Config::clone(config).mode, &none, lists, NOW);
-    let found = difference(&state(&old, &lists[0]), &state(&new, &lists[1]));
+    let [old, new] = [old, new].map(|config| state(&config, config.mode, &Additions::default()));
+    let found = difference(&old, &new, NOW);
     expected.assert_eq(&found.join("\n"));
 }
 
@@ -134,7 +144,6 @@ fn settings_of_a_source() {
 #[test]
 fn modes_and_added_prefixes() {
     let config = parse(OLD);
-    let lists = own_lists(&config);
     let book = |edits: &[(&str, &str, Option<i64>)]| {
         let mut book = Additions::default();
         for (prefix, service, until) in edits {
@@ -152,8 +161,8 @@ fn modes_and_added_prefixes() {
         book
     };
     let check = |old: (Mode, &Additions), new: (Mode, &Additions), expected: &Expect| {
-        let state = |(mode, book)| EffectiveState::new(&config, mode, book, &lists, NOW);
-        expected.assert_eq(&difference(&state(old), &state(new)).join("\n"));
+        let [old, new] = [old, new].map(|(mode, book)| state(&config, mode, book));
+        expected.assert_eq(&difference(&old, &new, NOW).join("\n"));
     };
     let none = Additions::default();
     check(
@@ -190,15 +199,14 @@ fn modes_and_added_prefixes() {
     );
     // The same mode, set by command before and by the configuration now.
     let observing = parse(&format!("mode = 'observe'\n{OLD}"));
-    let old = EffectiveState::new(&observing, Mode::Enforce, &none, &lists, NOW);
-    let new = EffectiveState::new(&config, Mode::Enforce, &none, &lists, NOW);
+    let [old, new] = [&observing, &config].map(|config| state(config, Mode::Enforce, &none));
     expect!["mode: enforce by command -> enforce by the configuration"]
-        .assert_eq(&difference(&old, &new).join("\n"));
+        .assert_eq(&difference(&old, &new, NOW).join("\n"));
     // Long lists are truncated.
     let many: Vec<_> = (0..50).map(|host| format!("192.0.2.{host}/32")).collect();
     let many: Vec<_> = many.iter().map(|prefix| (&**prefix, "web", None)).collect();
-    let state = |book| EffectiveState::new(&config, Mode::Enforce, book, &lists, NOW);
-    let lines = difference(&state(&none), &state(&book(&many)));
+    let [old, new] = [none, book(&many)].map(|book| state(&config, Mode::Enforce, &book));
+    let lines = difference(&old, &new, NOW);
     assert_eq!(lines.len(), 21);
     expect![[r#"
         added 192.0.2.19/32 to web
@@ -296,7 +304,7 @@ fn answers(world: &World) -> serde_json::Value {
     let mut feeds = own_lists(&config);
     for service in with.policy.services.iter().map(|service| &service.name) {
         let feed = additions.feed(service);
-        feeds.extend(feed.map(|feed| (source_name(service), feed)));
+        feeds.extend(feed.map(|feed| (source_name(service), feed.into())));
     }
     let tables = compile(&with.policy, &feeds, 1000, &IdTable::default()).expect("they fit");
     let meta = GenerationMeta::new(&tables.ids, &with.policy, &SourceStates::new(feeds), None);
@@ -329,12 +337,9 @@ proptest! {
     /// The difference is empty if and only if all reports are equal.
     #[test]
     fn difference_is_empty_if_reports_are_equal((old, new) in worlds()) {
-        let configs = [&old, &new].map(|world| parse(&world.text));
-        let lists = configs.each_ref().map(own_lists);
-        let state = |at: usize, world: &World| {
-            EffectiveState::new(&configs[at], world.mode, &world.additions, &lists[at], NOW)
-        };
-        let lines = difference(&state(0, &old), &state(1, &new));
+        let [before, after] =
+            [&old, &new].map(|world| state(&parse(&world.text), world.mode, &world.additions));
+        let lines = difference(&before, &after, NOW);
         let mut answers = [answers(&old), answers(&new)];
         for answer in &mut answers {
             // Reports show the effective mode besides the configured one.

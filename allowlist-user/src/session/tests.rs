@@ -238,7 +238,7 @@ fn compiled(text: &str) -> (Config, Tables) {
             };
             (
                 source.name.clone(),
-                Feed::new(prefixes, jiff::Timestamp::UNIX_EPOCH),
+                Feed::new(prefixes, jiff::Timestamp::UNIX_EPOCH).into(),
             )
         })
         .collect();

@@ -12,6 +12,7 @@ mod paths;
 mod privileges;
 mod reload;
 mod rollback;
+mod sequences;
 mod sweep;
 mod tables;
 

@@ -129,7 +129,7 @@ fn the_next_version_adopts_the_maps_of_version_8() -> anyhow::Result<()> {
             return None;
         };
         let feed = Feed::new(prefixes.clone(), Timestamp::now());
-        Some((source.name.clone(), feed))
+        Some((source.name.clone(), feed.into()))
     });
     let view = View::open(testbed.scratch.pin_dir())?;
     let meta = GenerationMeta::read(&view)?.context("no names")?;

@@ -24,7 +24,7 @@ fn filter(testbed: &Testbed) -> anyhow::Result<Dataplane> {
     for source in &config.policy.sources {
         if let Origin::Prefixes(prefixes) = &source.origin {
             let feed = Feed::new(prefixes.clone(), Timestamp::now());
-            snapshot.insert(source.name.clone(), feed);
+            snapshot.insert(source.name.clone(), feed.into());
         }
     }
     let tables = compile(&config.policy, &snapshot, 10, &IdTable::default())?;

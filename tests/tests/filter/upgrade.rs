@@ -83,11 +83,11 @@ impl Older {
                 Origin::Added => None,
                 _ => state.load(source)?,
             };
-            lists.extend(feed.map(|feed| (source.name.clone(), feed)));
+            lists.extend(feed.map(|feed| (source.name.clone(), feed.into())));
         }
         for service in additions.services() {
             let feed = additions.feed(service).context("no added prefix")?;
-            lists.insert(allowlist_user::additions::source_name(service), feed);
+            lists.insert(allowlist_user::additions::source_name(service), feed.into());
         }
         let record: Value = serde_json::from_slice(&fs::read(state_dir.join(RECORD))?)?;
         let ids: IdTable = serde_json::from_value(record["names"].clone())?;

@@ -245,7 +245,7 @@ impl Played {
 
     fn release(&mut self) {
         let now = self.now();
-        let Ok(_) = self.lists.expire_grace(now, |_| Ok::<_, Infallible>(7));
+        self.lists.expire_grace(now);
     }
 
     fn restart(&mut self) {
@@ -254,7 +254,7 @@ impl Played {
             if let Some(feed) = self.lists.feed(&source.name) {
                 self.state.store(source, feed).expect("is stored");
                 let feed = self.state.load(source).expect("is readable");
-                feeds.extend(feed.map(|feed| (source.name.clone(), feed)));
+                feeds.extend(feed.map(|feed| (source.name.clone(), feed.into())));
             }
         }
         self.lists = SourceStates::new(feeds);

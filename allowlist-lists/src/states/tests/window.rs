@@ -39,7 +39,7 @@ impl Host {
 
     fn take(&mut self, answer: Answer, hour: i64) -> Result<(), Rejection> {
         let now = at(hour * HOUR);
-        let Ok(_) = self.lists.expire_grace(now, |_| Ok::<_, Infallible>(7));
+        self.lists.expire_grace(now);
         match self.lists.propose(&self.source, answer, now) {
             Ok(proposal) => {
                 adopt(&mut self.lists, proposal, now);
@@ -68,7 +68,7 @@ impl Host {
         let feed = self.lists.feed("vendor").expect("has a list");
         state.store(&self.source, feed).expect("is stored");
         let feed = state.load(&self.source).expect("is readable");
-        let feeds = [("vendor".to_owned(), feed.expect("is there"))];
+        let feeds = [("vendor".to_owned(), feed.expect("is there").into())];
         self.lists = SourceStates::new(feeds.into());
     }
 }

@@ -1,0 +1,311 @@
+//! The one transaction: every change of the effective state becomes active here, as a whole or not at all.
+//!
+//! The order is: plan, lockout check, journal on disk, kernel tables, control word, the daemon's state. A failure
+//! before the last step leaves everything as it was, since the old state is kept until then.
+
+use std::sync::Arc;
+
+use allowlist_dataplane::netlink::index_of;
+use allowlist_dataplane::{Attachments, Publication, Write};
+use allowlist_lists::state::StateError;
+use allowlist_policy::compile::{CompileError, IdTable, Tables};
+use allowlist_policy::error_code::{CodedError, ErrorCode};
+use allowlist_policy::lockout::{ChangeOrigin, LockoutError};
+use jiff::Timestamp;
+use log::warn;
+use thiserror::Error;
+
+use super::Daemon;
+use super::confirm::Pending;
+use super::interfaces::present;
+use super::store::Durability;
+use crate::control::ApplyOptions;
+use crate::effective::{EffectiveState, KernelWrites, Plan, Scope, plan, tracking};
+use crate::error_code::{ApiError, coded, refusal};
+use crate::generation_meta::GenerationMeta;
+use crate::journal::{Change, ConfirmDeadline};
+use crate::session;
+
+/// A change of the effective state that is not active yet.
+pub(super) struct Transaction {
+    /// The state after the change.
+    pub(super) next: EffectiveState,
+    /// The record of the change for the journal; `None` for changes of lists, which the journal does not have.
+    pub(super) record: Option<Change>,
+    /// Whether the change becomes active if the record cannot be written.
+    pub(super) durability: Durability,
+    /// The options of the lockout check and of commit confirm; `None` for a change that no client requested, without
+    /// lockout check.
+    pub(super) options: Option<ApplyOptions>,
+    /// The origin of the change, for the error of the lockout check.
+    pub(super) origin: ChangeOrigin,
+    /// Whether a generation is published even if the tables are the same.
+    pub(super) always: bool,
+}
+
+impl Transaction {
+    /// Returns the transaction that makes `next` active: without a record, and without a lockout check.
+    pub(super) fn new(next: EffectiveState) -> Self {
+        Self {
+            next,
+            record: None,
+            durability: Durability::BestEffort,
+            options: None,
+            origin: ChangeOrigin::Command,
+            always: false,
+        }
+    }
+}
+
+/// The result of a transaction.
+#[derive(Debug, Default)]
+pub(super) struct Committed {
+    /// A line for each change that reports show.
+    pub(super) changes: Vec<String>,
+    /// The warning that the journal lacks the change.
+    pub(super) warning: Option<String>,
+    /// The deadline of the confirmation; `None` if none is needed.
+    pub(super) confirm_until: Option<Timestamp>,
+}
+
+/// The reason why a transaction changed nothing.
+#[derive(Debug, Error)]
+pub(super) enum CommitError {
+    /// The lists do not fit the tables.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The change would cut the session of the client, who may repeat the request with `--force`.
+    #[error(transparent)]
+    Lockout(#[from] Box<LockoutError>),
+    /// The change could not be written to the journal.
+    #[error(transparent)]
+    Journal(#[from] StateError),
+    /// The interfaces could not be read.
+    #[error("{0:#}")]
+    Interfaces(anyhow::Error),
+    /// A write to the kernel failed.
+    #[error(transparent)]
+    Kernel(#[from] allowlist_dataplane::Error),
+}
+
+impl CommitError {
+    /// Returns the code of the error.
+    pub(super) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Compile(error) => error.code(),
+            Self::Lockout(_) => ErrorCode::Lockout,
+            Self::Journal(_) => ErrorCode::DiskFailed,
+            Self::Interfaces(error) => coded(error).code,
+            Self::Kernel(error) => error.code(),
+        }
+    }
+}
+
+impl From<CommitError> for CodedError {
+    fn from(error: CommitError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<CommitError> for ApiError {
+    fn from(error: CommitError) -> Self {
+        refusal(error.into())
+    }
+}
+
+impl Daemon {
+    /// Makes the next state of a transaction active. While the configuration is inactive, only checks that its lists
+    /// fit the tables.
+    ///
+    /// # Errors
+    /// Nothing has changed: neither the journal, nor the kernel, nor this daemon's state.
+    pub(super) async fn commit(
+        &mut self,
+        transaction: Transaction,
+    ) -> Result<Committed, CommitError> {
+        let Transaction {
+            next,
+            mut record,
+            durability,
+            options,
+            origin,
+            always,
+        } = transaction;
+        let now = Timestamp::now();
+        let ids = &self.kernel.ids;
+        if self.is_inactive {
+            next.compile(ids, index_of)?;
+            self.state = next;
+            return Ok(Committed::default());
+        }
+        let Plan { changes, writes } = plan(&self.state, &next, always, ids, index_of, now)?;
+        if let Some(options) = &options {
+            self.require_session(&next, &writes, options, origin)?;
+        }
+        let options = options.unwrap_or_default();
+        let deadline = self.deadline(&options);
+        let is_recorded = record.is_some();
+        let pending = deadline.zip(record.as_ref()).map(|(deadline, change)| {
+            Pending::new(deadline, change.what.clone(), change.by.clone())
+        });
+        let mut warning = None;
+        if let Some(mut change) = record.take() {
+            change.unconfirmed = deadline;
+            warning = self.store.record(change, durability)?;
+        }
+        if let Err(error) = self.write(&next, writes, &options).await {
+            if is_recorded {
+                self.store.journal.undo_last();
+            }
+            return Err(error);
+        }
+        let before = std::mem::replace(&mut self.state, next);
+        // A change in place stores the metadata only for new ids. Counts and times may follow later.
+        self.is_meta_outdated = true;
+        if before.policy().services != self.state.policy().services {
+            self.update_meta().await;
+        }
+        if is_recorded {
+            self.pending = pending;
+            self.store.compact_journal();
+        }
+        Ok(Committed {
+            changes,
+            warning,
+            confirm_until: deadline.map(|deadline| deadline.until),
+        })
+    }
+
+    /// Makes the kernel judge by the state `next`.
+    async fn write(
+        &mut self,
+        next: &EffectiveState,
+        writes: KernelWrites,
+        options: &ApplyOptions,
+    ) -> Result<(), CommitError> {
+        let write = match writes {
+            KernelWrites::Nothing if options.confirm_within.is_none() => return Ok(()),
+            // A pending change needs a word of its own to go back from.
+            KernelWrites::Nothing | KernelWrites::Mode => Write::Mode(next.mode()),
+            KernelWrites::Generation {
+                tables,
+                is_renumbered,
+                scope,
+            } => {
+                let attachments = match scope {
+                    Scope::Tables => None,
+                    Scope::Interfaces { renews } => Some(self.attachments(next, renews).await?),
+                };
+                let publication = self.publication(next, tables, is_renumbered, attachments);
+                Write::Generation(publication)
+            }
+        };
+        let attached = self.kernel.apply(write, options.confirm_within).await?;
+        self.interfaces.note_attached(attached);
+        Ok(())
+    }
+
+    /// Returns the generation to publish for the state `next`.
+    pub(super) fn publication(
+        &self,
+        next: &EffectiveState,
+        tables: Arc<Tables>,
+        forgets_counts: bool,
+        attachments: Option<Attachments>,
+    ) -> Publication {
+        let config = next.config();
+        Publication {
+            mode: next.mode(),
+            rules: config.rules,
+            names: config.interfaces.clone(),
+            metadata: self.metadata(next, &tables.ids).encode(),
+            forgets_counts,
+            attachments,
+            tables,
+        }
+    }
+
+    fn metadata(&self, state: &EffectiveState, ids: &IdTable) -> GenerationMeta {
+        GenerationMeta::new(ids, state.policy(), state.sources(), self.since)
+    }
+
+    /// Returns the interfaces to which the generation of the state `next` is attached.
+    pub(super) async fn attachments(
+        &self,
+        next: &EffectiveState,
+        renews: bool,
+    ) -> Result<Attachments, CommitError> {
+        let config = next.config();
+        let interfaces = present(&config.interfaces).await;
+        let tracks = tracking(config);
+        Ok(Attachments {
+            interfaces: interfaces.map_err(CommitError::Interfaces)?,
+            mode: config.attach,
+            renews,
+            tracking: (tracks != tracking(self.state.config())).then_some(tracks),
+            trace: self.options.trace,
+        })
+    }
+
+    /// Does the lockout check for a change, unless the options have `force`.
+    fn require_session(
+        &self,
+        next: &EffectiveState,
+        writes: &KernelWrites,
+        options: &ApplyOptions,
+        origin: ChangeOrigin,
+    ) -> Result<(), Box<LockoutError>> {
+        let before = self.kernel.tables.as_ref();
+        let after = match writes {
+            KernelWrites::Generation { tables, .. } => Some(tables),
+            KernelWrites::Mode => before,
+            KernelWrites::Nothing => None,
+        };
+        let Some(after) = after else {
+            return Ok(());
+        };
+        self.require_session_by(next, after, options, origin)
+    }
+
+    /// Does the lockout check for these tables of the state `next`, unless the options have `force`.
+    pub(super) fn require_session_by(
+        &self,
+        next: &EffectiveState,
+        tables: &Tables,
+        options: &ApplyOptions,
+        origin: ChangeOrigin,
+    ) -> Result<(), Box<LockoutError>> {
+        if options.force {
+            return Ok(());
+        }
+        let (state, before) = (&self.state, self.kernel.tables.as_ref());
+        let before = before.map(|tables| state.config().generation(state.mode(), tables));
+        let after = next.config().generation(next.mode(), tables);
+        session::check(options.session.as_ref(), before, after, origin)
+    }
+
+    /// Returns the deadline by which a change with these options must be confirmed, or `None` without `confirm_within`.
+    pub(super) fn deadline(&self, options: &ApplyOptions) -> Option<ConfirmDeadline> {
+        options.confirm_within.map(|within| ConfirmDeadline {
+            until: Timestamp::now() + within,
+            revert_to: self.store.policy_number(),
+        })
+    }
+
+    /// Stores the metadata of the active generation in the kernel if that in the kernel may be older. A failure is
+    /// logged.
+    pub(super) async fn update_meta(&mut self) {
+        if !std::mem::take(&mut self.is_meta_outdated) {
+            return;
+        }
+        let metadata = self.metadata(&self.state, &self.kernel.ids).encode();
+        let stored = self
+            .kernel
+            .run(move |dataplane| dataplane.set_metadata(&metadata));
+        if let Err(error) = stored.await {
+            warn!(
+                "cannot store the names of sources in the kernel: {error}; reports may show the state of lists before this"
+            );
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The plan of a change: what changes for people, and the writes that make the kernel follow. Pure.
+//!
+//! Invariant: applying the writes of a plan from the state `old` makes the kernel judge every packet by the state `new`.
+
+use std::sync::Arc;
+
+use allowlist_policy::Feed;
+use allowlist_policy::compile::{CompileError, IdTable, Tables};
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use super::sources::is_shared;
+use super::{EffectiveState, difference};
+use crate::config::Config;
+
+/// The change from one effective state to another.
+#[derive(Clone)]
+pub struct Plan {
+    /// A line for each difference that people see; empty if and only if `status`, `list` and `explain` stay the same.
+    pub changes: Vec<String>,
+    /// The writes to the kernel.
+    pub writes: KernelWrites,
+}
+
+/// The writes to the kernel that activate a state.
+#[derive(Clone)]
+pub enum KernelWrites {
+    /// The kernel judges by the new state already.
+    Nothing,
+    /// One store of the control word, which sets the mode.
+    Mode,
+    /// A new generation.
+    Generation {
+        /// The tables of the new generation.
+        tables: Arc<Tables>,
+        /// Whether the match ids are new, so that the counters restart at 0.
+        is_renumbered: bool,
+        /// The parts of the kernel's state that the generation concerns.
+        scope: Scope,
+    },
+}
+
+/// The parts of the kernel's state that a new generation concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The tables and the control word.
+    Tables,
+    /// The attached interfaces, their programs and the flow tables as well.
+    Interfaces {
+        /// Whether the program is replaced on interfaces that have it already.
+        renews: bool,
+    },
+}
+
+/// Returns the plan of the change from the state `old` to the state `new`.
+///
+/// `known` has the match ids of the kernel's counters; `index_of` returns the index of the interface with a name. With
+/// `always`, a generation is published even if the tables are the same, such as after an interface was replaced.
+///
+/// # Errors
+/// Fails if the lists do not fit the tables.
+pub fn plan(
+    old: &EffectiveState,
+    new: &EffectiveState,
+    always: bool,
+    known: &IdTable,
+    index_of: impl Fn(&str) -> Option<u32>,
+    now: Timestamp,
+) -> Result<Plan, CompileError> {
+    let writes = if always || !has_same_tables(old, new) || scope(old, new) != Scope::Tables {
+        let (tables, is_renumbered) = new.compile(known, index_of)?;
+        KernelWrites::Generation {
+            tables: Arc::new(tables),
+            is_renumbered,
+            scope: scope(old, new),
+        }
+    } else if old.mode != new.mode {
+        KernelWrites::Mode
+    } else {
+        KernelWrites::Nothing
+    };
+    Ok(Plan {
+        changes: difference(old, new, now),
+        writes,
+    })
+}
+
+/// Returns whether both states compile to the same tables and the same control word, apart from the mode.
+fn has_same_tables(old: &EffectiveState, new: &EffectiveState) -> bool {
+    let (before, after) = (&old.config, &new.config);
+    let missing = new.missing();
+    old.policy.services == new.policy.services
+        && before.rules == after.rules
+        && before.max_prefixes == after.max_prefixes
+        && old.missing() == missing
+        && (missing.is_empty() || before.at_start == after.at_start)
+        && new.policy.used_sources().all(|source| {
+            let [before, after] = [old, new].map(|state| state.sources.feeds().get(&source.name));
+            is_shared(before, after) || active(before) == active(after)
+        })
+}
+
+/// Returns the active prefixes of a list, sorted; `None` without a list.
+fn active(feed: Option<&Arc<Feed>>) -> Option<Vec<IpNet>> {
+    let mut prefixes: Vec<IpNet> = feed?.active().collect();
+    prefixes.sort_unstable();
+    Some(prefixes)
+}
+
+fn scope(old: &EffectiveState, new: &EffectiveState) -> Scope {
+    let (before, after) = (&old.config, &new.config);
+    let renews = tracking(before) != tracking(after) || before.attach != after.attach;
+    if renews || before.interfaces != after.interfaces {
+        Scope::Interfaces { renews }
+    } else {
+        Scope::Tables
+    }
+}
+
+/// Returns the maximum number of tracked flows; `None` if the configuration tracks no flows.
+pub(crate) fn tracking(config: &Config) -> Option<u32> {
+    config.rules.tracks().then_some(config.max_flows)
+}
