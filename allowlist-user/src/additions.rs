@@ -67,14 +67,6 @@ impl Edit {
         }
     }
 
-    /// Returns the preposition between prefix and service in reports.
-    pub fn preposition(&self) -> &'static str {
-        match self {
-            Self::Add(_) => "to",
-            Self::Remove { .. } => "from",
-        }
-    }
-
     /// Returns the prefix that the edit adds or removes.
     pub fn prefix(&self) -> IpNet {
         match self {

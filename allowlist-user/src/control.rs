@@ -29,6 +29,7 @@ pub use server::Control;
 
 use crate::audit::Actor;
 use crate::error_code::ApiError;
+use crate::operation::Operation;
 use crate::report::Report;
 
 /// The prefix of all API paths.
@@ -82,31 +83,8 @@ pub struct PendingChange {
     pub until: Timestamp,
 }
 
-/// An operation that a client can request to change something. Each operation has a path with its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Adds all of these prefixes to services, or none of them.
-    Add(Vec<PrefixRequest>),
-    /// Removes all of these added prefixes, or none of them.
-    Remove(Vec<PrefixRequest>),
-    /// Sets the active mode.
-    Mode(Mode),
-    /// Accepts a list that the gate rejected.
-    Accept {
-        /// The name of the list's source.
-        source: String,
-        /// The id of the rejected list. Without it, the answer is an error that names the present rejected list.
-        id: Option<String>,
-    },
-    /// Fetches the list of the source with this name now, or all lists without a name.
-    Refresh(Option<String>),
-    /// Rolls back to the policy with this number, or without a number to the policy before the newest.
-    Rollback(Option<u64>),
-    /// Reads the configuration file again, and activates the configuration.
-    Reload,
-    /// Confirms the change that is pending.
-    Confirm,
-}
+/// An operation that a client can request. Each has a path with its name.
+pub type Request = Operation<Vec<PrefixRequest>>;
 
 /// A prefix that a request adds or removes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +140,7 @@ struct RequestBody {
 #[derive(Debug)]
 pub struct QueuedRequest {
     /// The requested operation.
-    pub operation: Operation,
+    pub operation: Request,
     /// The options of the operation.
     pub options: ApplyOptions,
     /// The client that made the request.
@@ -226,7 +204,7 @@ impl Report for DaemonStatus {
 }
 
 impl RequestBody {
-    fn new(operation: Operation, options: &ApplyOptions) -> Self {
+    fn new(operation: Request, options: &ApplyOptions) -> Self {
         let mut request = Self {
             force: options.force.then_some(true),
             confirm_within_seconds: options.confirm_within.map(|within| within.as_secs()),
@@ -235,17 +213,17 @@ impl RequestBody {
         };
         match operation {
             Operation::Add(entries) | Operation::Remove(entries) => request.entries = Some(entries),
-            Operation::Mode(mode) => request.mode = Some(mode),
+            Operation::Mode { mode } => request.mode = Some(mode),
             Operation::Accept { source, id } => (request.source, request.id) = (Some(source), id),
-            Operation::Refresh(source) => request.source = source,
-            Operation::Rollback(to) => request.to = to,
-            Operation::Reload | Operation::Confirm => {}
+            Operation::Refresh { sources } => request.source = sources.into_iter().next(),
+            Operation::Rollback { to } => request.to = to,
+            _ => {}
         }
         request
     }
 
     /// Returns the operation that the body requests at the path `name`, with the options of the operation.
-    fn read(mut self, name: &str) -> Result<(Operation, ApplyOptions), ApiError> {
+    fn read(mut self, name: &str) -> Result<(Request, ApplyOptions), ApiError> {
         let invalid = |error: String| ApiError::new(ErrorCode::InvalidRequest, error);
         // Checked before the request is logged, so that no foreign text reaches the log.
         let entries = self.entries.iter().flatten();
@@ -265,14 +243,18 @@ impl RequestBody {
         let operation = match name {
             "add" => Operation::Add(self.entries.take().ok_or_else(|| lacks("entries"))?),
             "remove" => Operation::Remove(self.entries.take().ok_or_else(|| lacks("entries"))?),
-            "mode" => Operation::Mode(self.mode.take().ok_or_else(|| lacks("mode"))?),
+            "mode" => Operation::Mode {
+                mode: self.mode.take().ok_or_else(|| lacks("mode"))?,
+            },
             "accept" => Operation::Accept {
                 source: self.source.take().ok_or_else(|| lacks("source"))?,
                 id: self.id.take(),
             },
-            "refresh" => Operation::Refresh(self.source.take()),
-            "rollback" => Operation::Rollback(self.to.take()),
-            "reload" => Operation::Reload,
+            "refresh" => Operation::Refresh {
+                sources: self.source.take().into_iter().collect(),
+            },
+            "rollback" => Operation::Rollback { to: self.to.take() },
+            "reload" => Operation::Reload { from: None },
             "confirm" => Operation::Confirm,
             _ => {
                 return Err(ApiError::new(
@@ -315,23 +297,27 @@ impl RequestBody {
     }
 }
 
-impl Operation {
-    /// The names of all operations, which are also the names of their paths.
-    const NAMES: [&str; 8] = [
-        "accept", "add", "confirm", "mode", "refresh", "reload", "remove", "rollback",
-    ];
+/// The names of all requests, which are also the names of their paths.
+const REQUESTS: [&str; 8] = [
+    "accept", "add", "confirm", "mode", "refresh", "reload", "remove", "rollback",
+];
 
+impl Request {
     /// Returns the name of the operation, which is also the name of its path.
     const fn name(&self) -> &'static str {
         match self {
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
             Self::Add(_) => "add",
             Self::Remove(_) => "remove",
-            Self::Mode(_) => "mode",
+            Self::Expire(_) => "expire",
+            Self::Mode { .. } => "mode",
             Self::Accept { .. } => "accept",
-            Self::Refresh(_) => "refresh",
-            Self::Rollback(_) => "rollback",
-            Self::Reload => "reload",
+            Self::Refresh { .. } => "refresh",
+            Self::Reload { .. } => "reload",
+            Self::Rollback { .. } => "rollback",
             Self::Confirm => "confirm",
+            Self::NotConfirmed { .. } => "not-confirmed",
         }
     }
 }
@@ -342,7 +328,7 @@ mod tests {
 
     use super::*;
 
-    fn read(name: &str, body: &str) -> Result<Operation, ApiError> {
+    fn read(name: &str, body: &str) -> Result<Request, ApiError> {
         let request: RequestBody = serde_json::from_str(body)
             .map_err(|error| ApiError::new(ErrorCode::InvalidRequest, error.to_string()))?;
         Ok(request.read(name)?.0)
@@ -360,15 +346,23 @@ mod tests {
             (
                 "mode",
                 r#"{"mode":"observe"}"#,
-                Operation::Mode(Mode::Observe),
+                Operation::Mode {
+                    mode: Mode::Observe,
+                },
             ),
-            ("reload", "{}", Operation::Reload),
+            ("reload", "{}", Operation::Reload { from: None }),
             (
                 "rollback",
                 r#"{"to":7,"force":true}"#,
-                Operation::Rollback(Some(7)),
+                Operation::Rollback { to: Some(7) },
             ),
-            ("refresh", "{}", Operation::Refresh(None)),
+            (
+                "refresh",
+                "{}",
+                Operation::Refresh {
+                    sources: Vec::new(),
+                },
+            ),
             (
                 "add",
                 r#"{"entries":[{"prefix":"192.0.2.1","service":"web","ttl_seconds":9}]}"#,
@@ -445,14 +439,18 @@ mod tests {
         for operation in [
             Operation::Add(vec![PrefixRequest::default()]),
             Operation::Remove(Vec::new()),
-            Operation::Mode(Mode::Enforce),
+            Operation::Mode {
+                mode: Mode::Enforce,
+            },
             Operation::Accept {
                 source: "a".to_owned(),
                 id: Some("1f".to_owned()),
             },
-            Operation::Refresh(Some("a".to_owned())),
-            Operation::Rollback(None),
-            Operation::Reload,
+            Operation::Refresh {
+                sources: vec!["a".to_owned()],
+            },
+            Operation::Rollback { to: None },
+            Operation::Reload { from: None },
             Operation::Confirm,
         ] {
             let name = operation.name();
@@ -460,7 +458,7 @@ mod tests {
             if matches!(name, "accept" | "refresh" | "confirm") {
                 options.confirm_within = None;
             }
-            assert!(Operation::NAMES.contains(&name));
+            assert!(REQUESTS.contains(&name));
             let body = serde_json::to_string(&RequestBody::new(operation.clone(), &options))
                 .expect("is JSON");
             let request: RequestBody = serde_json::from_str(&body).expect("is a body");

@@ -60,7 +60,7 @@ use self::refreshing::Refreshes;
 use self::reload::Reloading;
 use self::schedule::{Ready, Schedule};
 use self::store::Store;
-use crate::audit::{Actor, AuditAction, AuditEntry};
+use crate::audit::{Actor, AuditEntry};
 use crate::cli::Paths;
 use crate::config::Config;
 use crate::control::{ApplyOptions, Control, DaemonStatus, PendingChange};
@@ -68,6 +68,7 @@ use crate::effective::EffectiveState;
 use crate::hook::HookQueue;
 use crate::journal::ConfigText;
 use crate::notify::Notify;
+use crate::operation::Operation;
 use crate::trusted_paths::{self, Concern};
 
 /// The interval of the self-check, and of the check whether the filter was detached.
@@ -166,6 +167,26 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+/// The result of an operation, for the logs.
+enum Logged {
+    /// The operation was done.
+    Done {
+        /// The number of the policy that a start or a change of the configuration made active.
+        policy: Option<u64>,
+    },
+    /// The operation was done, and had nothing to change.
+    NoChange,
+    /// The operation was refused for this reason.
+    Refused(String),
+}
+
+impl Logged {
+    /// Returns the result of an operation that was done, and made no configuration active.
+    fn done() -> Self {
+        Self::Done { policy: None }
     }
 }
 
@@ -285,36 +306,31 @@ impl Daemon {
         [self.expiries.next(), confirm].into_iter().flatten().min()
     }
 
-    /// Logs an action, and appends it to the audit log; `refused` is the reason if the action was refused.
-    fn log(&self, actor: Actor, action: AuditAction, refused: Option<String>) {
-        let no_change = refused.is_none() && matches!(action, AuditAction::Reload { policy: None });
-        self.log_request(actor, action, refused, no_change);
-    }
-
-    /// Logs an action, and appends it to the audit log. `refused` is the reason of a refusal; `no_change` marks a
-    /// successful action without an effect.
-    fn log_request(
-        &self,
-        actor: Actor,
-        action: AuditAction,
-        refused: Option<String>,
-        no_change: bool,
-    ) {
-        match &refused {
-            Some(reason) => {
-                warn!(target: "allowlist::request-refused", "{actor}: {action}: refused, nothing was changed: {reason}");
-            }
-            None if no_change => info!("{actor}: {action}: no change"),
-            None => info!("{actor}: {action}"),
-        }
-        self.store.add_operation(AuditEntry {
+    /// Logs an operation, and appends it to the event log.
+    fn log(&self, actor: Actor, operation: Operation, logged: Logged) {
+        let mut entry = AuditEntry {
             time: Timestamp::now(),
             actor,
-            action,
-            refused,
-            no_change,
+            operation,
+            policy: None,
+            refused: None,
+            no_change: false,
             generation: self.kernel.generation(),
-        });
+        };
+        match logged {
+            Logged::Done { policy } => entry.policy = policy,
+            Logged::NoChange => entry.no_change = true,
+            Logged::Refused(reason) => entry.refused = Some(reason),
+        }
+        let (actor, summary) = (&entry.actor, entry.summary());
+        match &entry.refused {
+            Some(reason) => {
+                warn!(target: "allowlist::request-refused", "{actor}: {summary}: refused, nothing was changed: {reason}");
+            }
+            None if entry.no_change => info!("{actor}: {summary}: no change"),
+            None => info!("{actor}: {summary}"),
+        }
+        self.store.add_operation(entry);
     }
 
     /// Updates the status that the API and the service manager report.

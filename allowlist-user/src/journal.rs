@@ -23,6 +23,7 @@ use self::file::{File, Line};
 use self::redact::Redactor;
 use crate::additions::{Addition, Additions, Edit};
 use crate::config::without_comments;
+use crate::operation::Recorded;
 use crate::time::{Now, SteadyClock};
 
 /// The number of policies that a rollback can restore; one more is kept, so that a failed change removes none.
@@ -37,8 +38,9 @@ pub struct Change {
     pub time: Timestamp,
     /// The name of the user who made the change, or of the daemon.
     pub by: String,
-    /// The description of the change, for display.
-    pub what: String,
+    /// The operation that made the change.
+    #[serde(rename = "what")]
+    pub operation: Recorded,
     /// The text of the new configuration; `None` if the change keeps the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Arc<ConfigText>>,

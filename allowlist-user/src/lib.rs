@@ -53,6 +53,7 @@ pub mod hook;
 pub mod journal;
 pub mod logger;
 pub mod notify;
+pub mod operation;
 pub mod report;
 pub mod session;
 pub mod time;

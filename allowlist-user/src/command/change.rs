@@ -13,7 +13,8 @@ use super::{print, print_json};
 use crate::cli::{
     Accept, Add, CareArgs, ModeChange, Output, Paths, Refresh, Reload, Remove, Rollback,
 };
-use crate::control::{ApplyOptions, ApplyOutcome, Client, Operation, PrefixRequest};
+use crate::control::{ApplyOptions, ApplyOutcome, Client, PrefixRequest, Request};
+use crate::operation::Operation;
 use crate::report;
 use crate::report::rejected_text;
 use crate::session;
@@ -64,12 +65,20 @@ pub(super) async fn remove(paths: &Paths, options: Remove) -> Result<()> {
 }
 
 pub(super) async fn mode(paths: &Paths, options: ModeChange) -> Result<()> {
-    let wanted = Operation::Mode(options.mode.into());
+    let wanted = Operation::Mode {
+        mode: options.mode.into(),
+    };
     ask(paths, wanted, &options.care, options.output).await
 }
 
 pub(super) async fn reload(paths: &Paths, options: Reload) -> Result<()> {
-    ask(paths, Operation::Reload, &options.care, options.output).await
+    ask(
+        paths,
+        Operation::Reload { from: None },
+        &options.care,
+        options.output,
+    )
+    .await
 }
 
 pub(super) async fn confirm(paths: &Paths, output: Output) -> Result<()> {
@@ -77,13 +86,15 @@ pub(super) async fn confirm(paths: &Paths, output: Output) -> Result<()> {
 }
 
 pub(super) async fn rollback(paths: &Paths, options: Rollback) -> Result<()> {
-    let wanted = Operation::Rollback(options.policy);
+    let wanted = Operation::Rollback { to: options.policy };
     ask(paths, wanted, &options.care, options.output).await
 }
 
 pub(super) async fn refresh(paths: &Paths, options: Refresh) -> Result<()> {
     let client = Client::new(&paths.socket);
-    let wanted = Operation::Refresh(options.source);
+    let wanted = Operation::Refresh {
+        sources: options.source.into_iter().collect(),
+    };
     let done = client.ask(wanted, &ApplyOptions::default()).await?;
     if options.output.json {
         print_json(&serde_json::to_value(&done)?)?;
@@ -160,7 +171,7 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
     Ok(Some(list.id.clone()))
 }
 
-async fn ask(paths: &Paths, wanted: Operation, typed: &CareArgs, output: Output) -> Result<()> {
+async fn ask(paths: &Paths, wanted: Request, typed: &CareArgs, output: Output) -> Result<()> {
     let client = Client::new(&paths.socket);
     let done = client.ask(wanted, &care(typed)).await?;
     for warning in &done.warnings {

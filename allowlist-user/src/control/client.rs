@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::{ApplyOptions, ApplyOutcome, DaemonStatus, Operation, RequestBody, VERSION};
+use super::{ApplyOptions, ApplyOutcome, DaemonStatus, Request, RequestBody, VERSION};
 
 use crate::error_code::ApiError;
 
@@ -38,7 +38,7 @@ impl<'p> Client<'p> {
     ///
     /// # Errors
     /// Has an [`ApiError`] if the daemon refuses the operation.
-    pub async fn ask(&self, operation: Operation, options: &ApplyOptions) -> Result<ApplyOutcome> {
+    pub async fn ask(&self, operation: Request, options: &ApplyOptions) -> Result<ApplyOutcome> {
         let name = operation.name();
         let body = serde_json::to_vec(&RequestBody::new(operation, options))?;
         let request = hyper::Request::post(format!("{VERSION}/{name}"))

@@ -39,7 +39,7 @@ use tokio::time::timeout;
 use super::bodies::Bodies;
 use super::places::Places;
 use super::{
-    ApplyOutcome, DaemonStatus, Operation, QueuedRequest, RequestBody, VERSION, peer, socket,
+    ApplyOutcome, DaemonStatus, QueuedRequest, REQUESTS, RequestBody, VERSION, peer, socket,
 };
 use crate::audit::Actor;
 use crate::cli::Paths;
@@ -257,7 +257,7 @@ async fn index() -> Response {
     Json(serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "get": paths(&REPORTS),
-        "post": paths(&Operation::NAMES),
+        "post": paths(&REQUESTS),
     }))
     .into_response()
 }

@@ -11,12 +11,14 @@ use allowlist_policy::text::{is_deceptive, on_one_line};
 use ipnet::IpNet;
 use log::{info, warn};
 
-use super::Daemon;
 use super::commit::Transaction;
+use super::{Daemon, Logged};
 use crate::additions::{Addition, Additions, Edit};
-use crate::audit::{Actor, AuditAction, Prefixes};
+use crate::audit::Actor;
 use crate::control::{ApplyOptions, ApplyOutcome, PrefixRequest};
 use crate::error_code::ApiError;
+use crate::journal::Change;
+use crate::operation::{Operation, Prefixes};
 
 /// The longest time to live of an added prefix.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
@@ -26,18 +28,18 @@ const LONGEST_NOTE: usize = 200;
 const SHOWN: usize = 20;
 
 impl Daemon {
-    /// Adds prefixes to services, all or none. Returns the action for the audit log, and the result.
+    /// Adds prefixes to services, all or none. Returns the operation for the audit log, and the result.
     pub(super) async fn add(
         &mut self,
         entries: &[PrefixRequest],
         options: &ApplyOptions,
         actor: &Actor,
-    ) -> (AuditAction, Result<ApplyOutcome, ApiError>) {
+    ) -> (Operation, Result<ApplyOutcome, ApiError>) {
         let moment = self.store.journal.now();
         let now = moment.wall;
         let ttl = |entry: &PrefixRequest| entry.ttl_seconds.map(Duration::from_secs);
         let first = entries.first();
-        let mut action = Prefixes {
+        let action = Prefixes {
             until: first.and_then(|entry| {
                 let seconds = entry
                     .ttl_seconds
@@ -78,13 +80,13 @@ impl Daemon {
         });
         let edits = match edits {
             Ok(edits) => edits,
-            Err(error) => return (AuditAction::Add(action), Err(error)),
+            Err(error) => return (Operation::Add(action), Err(error)),
         };
-        action = Prefixes {
+        let operation = Operation::Add(Prefixes {
             until: action.until,
-            note: action.note.take(),
+            note: action.note,
             ..edited_prefixes(&edits)
-        };
+        });
         let edits = self.changed_edits(edits);
         let done = if edits.is_empty() {
             // No new policy, since the number of stored ones is limited.
@@ -95,19 +97,18 @@ impl Daemon {
                 ..self.outcome()
             })
         } else {
-            self.edit(edits, "add", options, actor).await
+            self.edit(edits, &operation, options, actor).await
         };
-        (AuditAction::Add(action), done)
+        (operation, done)
     }
 
-    /// Removes added prefixes, all or none. Returns the action for the audit log, and the result.
+    /// Removes added prefixes, all or none. Returns the operation for the audit log, and the result.
     pub(super) async fn remove(
         &mut self,
         entries: &[PrefixRequest],
         options: &ApplyOptions,
         actor: &Actor,
-    ) -> (AuditAction, Result<ApplyOutcome, ApiError>) {
-        let mut action = requested_prefixes(entries);
+    ) -> (Operation, Result<ApplyOutcome, ApiError>) {
         let edits = collect_edits(entries, |entry| {
             if entry.ttl_seconds.is_some() || entry.note.is_some() {
                 return Err(invalid("remove takes neither a time to live nor a note"));
@@ -125,35 +126,26 @@ impl Daemon {
             let edit = |service| Edit::Remove { prefix, service };
             Ok(services.into_iter().map(edit).collect())
         });
-        let done = match edits {
+        match edits {
             Ok(edits) => {
-                action = edited_prefixes(&edits);
-                self.edit(edits, "remove", options, actor).await
+                let operation = Operation::Remove(edited_prefixes(&edits));
+                let done = self.edit(edits, &operation, options, actor).await;
+                (operation, done)
             }
-            Err(error) => Err(error),
-        };
-        (AuditAction::Remove(action), done)
+            Err(error) => (Operation::Remove(requested_prefixes(entries)), Err(error)),
+        }
     }
 
     async fn edit(
         &mut self,
         edits: Vec<Edit>,
-        verb: &str,
+        operation: &Operation,
         options: &ApplyOptions,
         actor: &Actor,
     ) -> Result<ApplyOutcome, ApiError> {
-        let what = match &edits[..] {
-            [one] => format!(
-                "{verb} {} {} {}",
-                one.prefix(),
-                one.preposition(),
-                one.service()
-            ),
-            all => format!("{verb} {} prefixes", all.len()),
-        };
-        let change = crate::journal::Change {
+        let change = Change {
             edits,
-            ..self.change(actor, what)
+            ..self.change(actor, operation.clone())
         };
         self.apply(change, options).await
     }
@@ -185,11 +177,8 @@ impl Daemon {
             gone.len()
         );
         let pairs = gone.iter().map(|one| (one.prefix, &*one.service));
-        self.log(
-            Actor::Daemon,
-            AuditAction::Expire(Prefixes::of(pairs)),
-            None,
-        );
+        let operation = Operation::Expire(Prefixes::of(pairs));
+        self.log(Actor::Daemon, operation, Logged::done());
     }
 
     /// Returns the edits that would change the added prefixes.

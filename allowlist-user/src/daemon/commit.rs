@@ -146,7 +146,7 @@ impl Daemon {
         let deadline = self.deadline(&options);
         let is_recorded = record.is_some();
         let pending = deadline.zip(record.as_ref()).map(|(deadline, change)| {
-            Pending::new(deadline, change.what.clone(), change.by.clone())
+            Pending::new(deadline, change.operation.to_string(), change.by.clone())
         });
         let mut warning = None;
         if let Some(mut change) = record.take() {

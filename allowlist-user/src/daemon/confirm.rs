@@ -13,11 +13,12 @@ use jiff::Timestamp;
 use log::warn;
 use tokio::time::Instant;
 
-use super::{Daemon, start_plan};
-use crate::audit::{Actor, AuditAction};
+use super::{Daemon, Logged, start_plan};
+use crate::audit::Actor;
 use crate::control::{ApplyOptions, ApplyOutcome};
 use crate::error_code::ApiError;
 use crate::journal::{ConfirmDeadline, Journal};
+use crate::operation::Operation;
 
 /// A pending change.
 pub(super) struct Pending {
@@ -46,7 +47,7 @@ impl Pending {
         let unconfirmed = newest.change.unconfirmed?;
         Some(Self {
             deadline: Instant::now() + left,
-            what: newest.change.what.clone(),
+            what: newest.change.operation.to_string(),
             by: newest.change.by.clone(),
             revert_to: unconfirmed.revert_to,
         })
@@ -63,7 +64,7 @@ impl Daemon {
                 until: Timestamp::now() + within,
                 revert_to: self.store.policy_number(),
             }),
-            format!("start by {}", self.state.written().origin()),
+            start_plan::start(self.state.written()).to_string(),
             Actor::Daemon.to_string(),
         )
     }
@@ -118,7 +119,11 @@ impl Daemon {
         // A publish must not end the state that the kernel rolled back to.
         self.kernel.run(|dataplane| dataplane.fall_back()).await?;
         let Some(number) = pending.revert_to else {
-            self.log(Actor::Daemon, AuditAction::NotConfirmed, None);
+            self.log(
+                Actor::Daemon,
+                Operation::NotConfirmed { to: None },
+                Logged::done(),
+            );
             self.notify.stopping();
             self.kernel.run(|dataplane| dataplane.detach()).await?;
             bail_with!(
@@ -127,7 +132,8 @@ impl Daemon {
             );
         };
         self.restore_policy(number).await?;
-        self.log(Actor::Daemon, AuditAction::NotConfirmed, None);
+        let operation = Operation::NotConfirmed { to: Some(number) };
+        self.log(Actor::Daemon, operation, Logged::done());
         Ok(())
     }
 

@@ -20,15 +20,16 @@ use super::initial_lists::{Fetch, InitialLists};
 use super::interfaces::warn_of_offloads;
 use super::start_plan::suppressed_config_crc;
 use super::store::Durability;
-use super::{Daemon, Options};
+use super::{Daemon, Logged, Options};
 use crate::additions::Additions;
-use crate::audit::{Actor, AuditAction};
+use crate::audit::Actor;
 use crate::config::Config;
 use crate::control::{ApplyOptions, ApplyOutcome, Control};
 use crate::effective::EffectiveState;
 use crate::error_code::ApiError;
 use crate::hook::HookQueue;
 use crate::journal::{Change, ConfigText};
+use crate::operation::Operation;
 
 /// The client that requested a reload and waits for the answer.
 pub(super) struct Requester {
@@ -179,7 +180,7 @@ impl Daemon {
                 let change = Change {
                     written: Some(Arc::clone(&written)),
                     suppressed_config_crc: None,
-                    ..self.change(&actor, format!("reload of {}", written.origin()))
+                    ..self.change(&actor, self.reload_operation())
                 };
                 let next = NextConfig {
                     config,
@@ -213,30 +214,41 @@ impl Daemon {
         {
             info!("reload: {line}");
         }
-        let refused = done.as_ref().err().map(|problem| problem.error.clone());
         let actor = requester
             .as_ref()
             .map_or(Actor::Signal, |requester| requester.actor.clone());
-        self.log(actor, AuditAction::Reload { policy }, refused);
+        let logged = match &done {
+            Err(refusal) => Logged::Refused(refusal.error.clone()),
+            Ok(_) if policy.is_none() => Logged::NoChange,
+            Ok(_) => Logged::Done { policy },
+        };
+        self.log(actor, self.reload_operation(), logged);
         self.notify.ready(&self.state_line());
         if let Some(requester) = requester {
             let _ = requester.answer.send(done);
         }
     }
 
+    fn reload_operation(&self) -> Operation {
+        let file = self.options.written.file.as_ref();
+        Operation::Reload {
+            from: file.map(|file| file.display().to_string()),
+        }
+    }
+
     /// Rolls back to policy number `to`, or to the policy before the newest without a number. A pending change is
-    /// rolled back first. Returns the action for the audit log, and the result.
+    /// rolled back first. Returns the operation for the audit log, and the result.
     pub(super) async fn roll_back(
         &mut self,
         to: Option<u64>,
         options: &ApplyOptions,
         actor: &Actor,
-    ) -> (AuditAction, Result<ApplyOutcome, ApiError>) {
+    ) -> (Operation, Result<ApplyOutcome, ApiError>) {
         let known = self.store.journal.known();
         let newest = self.store.policy_number().unwrap_or_default();
         let before = known.policies().rev().nth(1).map(|policy| policy.number);
+        let operation = Operation::Rollback { to: to.or(before) };
         let number = to.or(before).unwrap_or_default();
-        let action = |policy| AuditAction::Rollback { to: number, policy };
         if self.pending.is_some() {
             // End the pending change before its deadline.
             let before = self.state.clone();
@@ -246,7 +258,7 @@ impl Daemon {
                 notes: vec!["the pending change is rolled back".to_owned()],
                 ..self.outcome()
             });
-            return (action(self.store.policy_number()), done);
+            return (operation, done);
         }
         let Some(policy) = known.get(number).filter(|policy| policy.number != newest) else {
             let numbers: Vec<_> = known
@@ -270,7 +282,7 @@ impl Daemon {
                     "there is no earlier policy".to_owned(),
                 ),
             };
-            return (action(None), Err(ApiError::new(code, error)));
+            return (operation, Err(ApiError::new(code, error)));
         };
         let written = Arc::clone(policy.written());
         let change = Change {
@@ -278,7 +290,7 @@ impl Daemon {
             edits: known.revert_edits(number),
             suppressed_config_crc: self.suppressed_crc_for(&written),
             written: Some(Arc::clone(&written)),
-            ..self.change(actor, format!("rollback to policy {number}"))
+            ..self.change(actor, operation.clone())
         };
         let may = self
             .require_idle()
@@ -287,8 +299,7 @@ impl Daemon {
             Ok(()) => self.replace(change, options, Some(number)).await,
             Err(problem) => Err(problem),
         };
-        let policy = done.as_ref().ok().and_then(|done| done.policy);
-        (action(policy), done)
+        (operation, done)
     }
 
     /// Returns the checksum of the text in the configuration file, or `None` if that text is the same as in `written`,

@@ -10,17 +10,18 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Daemon;
 use super::commit::{Committed, Transaction};
 use super::refreshing::Refresh;
 use super::reload::Requester;
 use super::store::Durability;
+use super::{Daemon, Logged};
 use crate::additions::Additions;
-use crate::audit::{Actor, AuditAction};
-use crate::control::{ApplyOptions, ApplyOutcome, Operation, QueuedRequest, RefreshOutcome};
+use crate::audit::Actor;
+use crate::control::{ApplyOptions, ApplyOutcome, QueuedRequest, RefreshOutcome};
 use crate::effective::{EffectiveState, difference};
 use crate::error_code::ApiError;
 use crate::journal::Change;
+use crate::operation::Operation;
 
 impl Daemon {
     /// Handles a request and sends the answer.
@@ -32,35 +33,46 @@ impl Daemon {
             answer,
         } = request;
         let policy = self.store.policy_number();
-        let (action, done) = match operation {
-            Operation::Reload => {
+        let (operation, done) = match operation {
+            Operation::Reload { .. } => {
                 return self.reload(Some(Requester {
                     actor,
                     options,
                     answer,
                 }));
             }
-            Operation::Refresh(source) => return self.refresh(source.as_deref(), actor, answer),
+            Operation::Refresh { sources } => return self.refresh(&sources, actor, answer),
             Operation::Add(entries) => self.add(&entries, &options, &actor).await,
             Operation::Remove(entries) => self.remove(&entries, &options, &actor).await,
-            Operation::Mode(mode) => (
-                AuditAction::Mode { mode },
+            Operation::Mode { mode } => (
+                Operation::Mode { mode },
                 self.change_mode(mode, &options, &actor).await,
             ),
             Operation::Accept { source, id } => {
                 let done = self.accept(&source, id.as_deref(), &options).await;
-                (AuditAction::Accept { source, id }, done)
+                (Operation::Accept { source, id }, done)
             }
-            Operation::Rollback(to) => self.roll_back(to, &options, &actor).await,
-            Operation::Confirm => (AuditAction::Confirm, self.confirm().await),
+            Operation::Rollback { to } => self.roll_back(to, &options, &actor).await,
+            Operation::Confirm => (Operation::Confirm, self.confirm().await),
+            Operation::Start { .. }
+            | Operation::Stop { .. }
+            | Operation::Expire(_)
+            | Operation::NotConfirmed { .. } => return, // no path requests these
         };
-        let refused = done.as_ref().err().map(|problem| problem.error.clone());
         let makes_policy = matches!(
-            action,
-            AuditAction::Add(_) | AuditAction::Remove(_) | AuditAction::Mode { .. }
+            operation,
+            Operation::Add(_) | Operation::Remove(_) | Operation::Mode { .. }
         );
-        let no_change = makes_policy && done.is_ok() && self.store.policy_number() == policy;
-        self.log_request(actor, action, refused, no_change);
+        let logged = match &done {
+            Err(refusal) => Logged::Refused(refusal.error.clone()),
+            Ok(_) if makes_policy && self.store.policy_number() == policy => Logged::NoChange,
+            Ok(done) => Logged::Done {
+                policy: done
+                    .policy
+                    .filter(|_| matches!(operation, Operation::Rollback { .. })),
+            },
+        };
+        self.log(actor, operation, logged);
         let _ = answer.send(done); // the client may have disconnected
     }
 
@@ -72,7 +84,7 @@ impl Daemon {
     ) -> Result<ApplyOutcome, ApiError> {
         let change = Change {
             mode: (mode != self.state.config().mode).then_some(mode),
-            ..self.change(actor, format!("mode {}", mode.name()))
+            ..self.change(actor, Operation::Mode { mode })
         };
         // No new policy, since the number of stored ones is limited.
         let newest = self.store.journal.known().newest();
@@ -106,15 +118,14 @@ impl Daemon {
         }
     }
 
-    /// Returns a change by `actor` that leaves the policy as it is; `what` is its description. A base for other
-    /// changes.
-    pub(super) fn change(&self, actor: &Actor, what: String) -> Change {
+    /// Returns a change by `actor` that leaves the policy as it is; a base for other changes.
+    pub(super) fn change(&self, actor: &Actor, operation: Operation) -> Change {
         let newest = self.store.journal.known().newest();
         let newest = newest.map(|policy| &policy.change);
         Change {
             time: Timestamp::now(),
             by: actor.to_string(),
-            what,
+            operation: operation.into(),
             written: Some(Arc::clone(self.state.written())),
             edits: Vec::new(),
             mode: newest.and_then(|change| change.mode),
@@ -210,14 +221,14 @@ impl Daemon {
     /// Fetches one source, or all sources, now. The answer is sent when all fetches have ended.
     fn refresh(
         &mut self,
-        source: Option<&str>,
+        sources: &[String],
         actor: Actor,
         answer: oneshot::Sender<Result<ApplyOutcome, ApiError>>,
     ) {
         let used = self.state.policy().used_sources();
         let changing = used.filter(|one| one.can_change());
         let mut names: BTreeSet<String> = changing.map(|one| one.name.clone()).collect();
-        if let Some(name) = source {
+        if let [name, ..] = sources {
             if !names.contains(name) {
                 let error = format!(
                     "no source that can be fetched is called {name:?}; {}",
@@ -229,7 +240,7 @@ impl Daemon {
             names.retain(|one| one == name);
         }
         let sources = names.iter().cloned().collect();
-        self.log(actor, AuditAction::Refresh { sources }, None);
+        self.log(actor, Operation::Refresh { sources }, Logged::done());
         for name in &names {
             self.schedule.make_due(name);
         }

@@ -24,11 +24,11 @@ use super::interfaces::{Interfaces, look_up_all, warn_of_offloads};
 use super::kernel::Kernel;
 use super::refreshing::Refreshes;
 use super::schedule::Schedule;
-use super::start_plan::StartPlan;
+use super::start_plan::{StartPlan, start};
 use super::store::Store;
-use super::{Daemon, Options, Signals};
+use super::{Daemon, Logged, Options, Signals};
 use crate::additions::Additions;
-use crate::audit::{Actor, AuditAction};
+use crate::audit::Actor;
 use crate::config::Config;
 use crate::control::{ApplyOptions, Control};
 use crate::effective::{EffectiveState, tracking};
@@ -36,6 +36,7 @@ use crate::error_code::ApiError;
 use crate::hook::HookQueue;
 use crate::journal::{Change, ConfigText, ConfirmDeadline, Journal};
 use crate::notify::Notify;
+use crate::operation::Operation;
 
 impl Daemon {
     /// Starts a daemon: reads the local lists, publishes a generation and attaches the filter. An error leaves the
@@ -112,7 +113,9 @@ impl Daemon {
             }
         }
         if plan.rolled_back.is_some() {
-            daemon.log(Actor::Daemon, AuditAction::NotConfirmed, None);
+            let to = daemon.store.policy_number();
+            let operation = Operation::NotConfirmed { to };
+            daemon.log(Actor::Daemon, operation, Logged::done());
         }
         Ok(daemon)
     }
@@ -228,11 +231,12 @@ impl Daemon {
         for name in &names {
             warn_of_offloads(name).await;
         }
-        let action = AuditAction::Start {
-            from: state.written().origin(),
-            policy: self.store.policy_number().unwrap_or_default(),
-        };
-        self.log(Actor::Daemon, action, None);
+        let policy = self.store.policy_number();
+        self.log(
+            Actor::Daemon,
+            start(state.written()),
+            Logged::Done { policy },
+        );
         Ok(())
     }
 
@@ -370,7 +374,7 @@ fn plan(options: &Options, journal: &mut Journal, waits: bool) -> StartPlan {
         Some(Change {
             time: now,
             by: Actor::Daemon.to_string(),
-            what: format!("start by {}", plan.written.origin()),
+            operation: start(&plan.written).into(),
             edits: Vec::new(),
             ..newest.change.clone()
         })

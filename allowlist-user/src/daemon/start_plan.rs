@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::audit::Actor;
 use crate::journal::{Change, ConfigText, ConfirmDeadline, Policy, PolicyHistory};
+use crate::operation::Operation;
 
 /// The effect of a start on the policies of the journal.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl StartPlan {
         let change = Change {
             time: now,
             by: Actor::Daemon.to_string(),
-            what: format!("start by {}", typed.origin()),
+            operation: start(&typed).into(),
             written: Some(Arc::clone(&typed)),
             edits: Vec::new(),
             mode: by_command,
@@ -108,12 +109,12 @@ impl StartPlan {
         let Some(before) = before else {
             // Nothing was filtered before the unconfirmed start, and this start is a new one.
             return Self {
-                rolled_back: Some(newest.change.what.clone()),
+                rolled_back: Some(newest.change.operation.to_string()),
                 ..Self::begin(typed, None, now, mode)
             };
         };
         let change = back(known, before, newest.written(), now);
-        let rolled_back = Some(newest.change.what.clone());
+        let rolled_back = Some(newest.change.operation.to_string());
         if typed.checksum() != newest.written().checksum()
             && typed.checksum() != before.written().checksum()
         {
@@ -138,6 +139,13 @@ impl StartPlan {
     }
 }
 
+/// Returns the start of a daemon with this configuration.
+pub(super) fn start(written: &ConfigText) -> Operation {
+    Operation::Start {
+        from: written.origin(),
+    }
+}
+
 /// Returns the change that restores the policy `before`, and suppresses the configuration `rolled_back`.
 pub(super) fn back(
     known: &PolicyHistory,
@@ -148,10 +156,10 @@ pub(super) fn back(
     Change {
         time: now,
         by: Actor::Daemon.to_string(),
-        what: format!(
-            "rollback to policy {}, since a change was not confirmed",
-            before.number
-        ),
+        operation: Operation::NotConfirmed {
+            to: Some(before.number),
+        }
+        .into(),
         written: Some(Arc::clone(before.written())),
         edits: known.revert_edits(before.number),
         mode: before.change.mode,
@@ -177,6 +185,7 @@ mod tests {
 
     use super::*;
     use crate::journal::Journal;
+    use crate::operation::Recorded;
     use crate::time::Now;
     use allowlist_lists::state::StateDir;
 
@@ -205,7 +214,7 @@ mod tests {
             let change = Change {
                 time: NOW,
                 by: "root".to_owned(),
-                what: format!("reload of {text}"),
+                operation: Recorded::Text(format!("reload of {text}")),
                 written: Some(Arc::new(written(text))),
                 edits: Vec::new(),
                 mode: *mode,
@@ -228,7 +237,7 @@ mod tests {
         let plan = StartPlan::new(written(typed), journal.known(), waits, mode, NOW);
         let mut words = plan.written.text.clone();
         if let Some(change) = &plan.change {
-            words += &format!(", {}", change.what);
+            words += &format!(", {}", change.operation);
             if let Some(mode) = change.mode {
                 words += &format!(", {}", mode.name());
             }

@@ -5,9 +5,10 @@ use anyhow::{Context as _, Result, bail};
 use log::{info, warn};
 use nix::errno::Errno;
 
-use super::Daemon;
 use super::interfaces::present;
-use crate::audit::{Actor, AuditAction};
+use super::{Daemon, Logged};
+use crate::audit::Actor;
+use crate::operation::Operation;
 
 impl Daemon {
     /// Handles SIGINT (Ctrl-C): detaches the filter and ends the daemon; with `--keep`, leaves the filter attached.
@@ -30,7 +31,11 @@ impl Daemon {
         }
         self.notify.stopping();
         let interfaces = self.kernel.run(|dataplane| dataplane.detach()).await?;
-        self.log(Actor::Signal, AuditAction::Stop { filtering: false }, None);
+        self.log(
+            Actor::Signal,
+            Operation::Stop { filtering: false },
+            Logged::done(),
+        );
         if interfaces.is_empty() {
             info!("stopped; nothing was attached");
         } else {
@@ -89,7 +94,11 @@ impl Daemon {
             }
             Err(error) => {
                 self.notify.stopping();
-                self.log(Actor::Daemon, AuditAction::Stop { filtering: false }, None);
+                self.log(
+                    Actor::Daemon,
+                    Operation::Stop { filtering: false },
+                    Logged::done(),
+                );
                 return Err(error).context(
                     "the pin directory was unmounted or removed, and cannot be restored; the filter ends with this process",
                 );
@@ -101,7 +110,11 @@ impl Daemon {
     /// Logs that the daemon ends because of `allowlist detach`.
     pub(super) fn detached(&self) {
         self.notify.stopping();
-        self.log(Actor::Daemon, AuditAction::Stop { filtering: false }, None);
+        self.log(
+            Actor::Daemon,
+            Operation::Stop { filtering: false },
+            Logged::done(),
+        );
         info!(target: "allowlist::detached", "stopped: the filter was detached");
     }
 
@@ -114,7 +127,11 @@ impl Daemon {
                 self.attach(facts, false).await?;
             }
         }
-        self.log(Actor::Signal, AuditAction::Stop { filtering: true }, None);
+        self.log(
+            Actor::Signal,
+            Operation::Stop { filtering: true },
+            Logged::done(),
+        );
         info!(target: "allowlist::stopped", "{message}");
         if has_private_pins(&self.options.paths.pin_dir) {
             warn!(

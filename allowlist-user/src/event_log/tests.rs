@@ -4,7 +4,8 @@ use allowlist_lists::event::{Change, EventKind};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::audit::{Actor, AuditAction};
+use crate::audit::Actor;
+use crate::operation::Operation;
 
 fn event(number: i64) -> Event {
     Event {
@@ -23,7 +24,8 @@ fn entry(number: i64) -> AuditEntry {
     AuditEntry {
         time: Timestamp::from_second(number).expect("a time"),
         actor: Actor::Daemon,
-        action: AuditAction::Confirm,
+        operation: Operation::Confirm,
+        policy: None,
         refused: None,
         no_change: false,
         generation: 7,

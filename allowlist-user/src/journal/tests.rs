@@ -20,7 +20,7 @@ fn change(text: &str, edits: Vec<Edit>) -> Change {
     Change {
         time: NOW,
         by: "root".to_owned(),
-        what: "a change".to_owned(),
+        operation: Recorded::Text("a change".to_owned()),
         written: Some(written(text)),
         edits,
         mode: None,
@@ -344,7 +344,7 @@ fn a_journal_of_the_older_format_is_migrated() {
     let state = StateDir::open(folder.path()).expect("a state directory");
     let journal = Journal::open(&state, &Now::by_wall(NOW), &config);
     let texts = |known: &PolicyHistory| -> Vec<_> {
-        let change = |policy: &Policy| (policy.number, policy.change.what.clone());
+        let change = |policy: &Policy| (policy.number, policy.change.operation.to_string());
         known.policies().map(change).collect()
     };
     assert_eq!(texts(journal.known()), texts(&before));

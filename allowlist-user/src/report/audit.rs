@@ -36,8 +36,8 @@ impl Report for AuditLog {
         let mut text = String::new();
         for entry in &self.entries {
             let time = entry.time.strftime("%Y-%m-%d %H:%M:%SZ");
-            let deed = format!("{time}  {}  {}", entry.actor, entry.action);
-            text += &on_one_line(&deed);
+            let line = format!("{time}  {}  {}", entry.actor, entry.summary());
+            text += &on_one_line(&line);
             text += &match &entry.refused {
                 Some(reason) => format!("  REFUSED: {}\n", indented(reason)),
                 None if entry.no_change => "  (no change)\n".to_owned(),

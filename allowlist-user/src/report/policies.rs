@@ -35,7 +35,7 @@ impl Report for PolicyList {
                     .strftime("%Y-%m-%d %H:%M:%SZ")
                     .to_string(),
                 policy.change.by.clone(),
-                format!("{mark}{}", policy.change.what),
+                format!("{mark}{}", policy.change.operation),
             ]);
         }
         format!("{table}\n")
@@ -47,7 +47,7 @@ impl Report for PolicyList {
                 "policy": policy.number,
                 "time": policy.change.time,
                 "by": policy.change.by,
-                "what": policy.change.what,
+                "what": policy.change.operation.to_string(),
                 "configuration": policy.written().text,
                 "file": policy.written().file,
             })
