@@ -42,7 +42,7 @@ proptest! {
     #[test]
     fn order_does_not_matter(scenario in scenarios(1)) {
         let mut turned = scenario.snapshot.clone();
-        for feed in turned.values_mut() {
+        for feed in turned.values_mut().map(std::sync::Arc::make_mut) {
             feed.prefixes.reverse();
         }
         let compiled = |snapshot| compile(&scenario.policy, snapshot, 1000, &IdTable::default()).expect("a small policy");

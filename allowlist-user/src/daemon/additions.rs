@@ -154,12 +154,13 @@ impl Daemon {
     pub(super) async fn expire_added(&mut self) {
         // The scheduled time may be wrong, since either clock may have been set.
         let now = self.store.journal.now();
-        let mut additions = Additions::clone(self.state.additions());
-        let gone = additions.expire(&now);
-        if gone.is_empty() {
-            self.expiries.schedule(&additions, &now);
+        let left = self.state.additions().next_expiry(&now);
+        if left.is_none_or(|left| !left.is_zero()) {
+            self.expiries.schedule(self.state.additions(), &now);
             return;
         }
+        let mut additions = Additions::clone(self.state.additions());
+        let gone = additions.expire(&now);
         let next = self.state.with_additions(additions);
         if let Err(error) = self.commit(Transaction::new(next)).await {
             warn!(

@@ -157,6 +157,7 @@ impl Daemon {
             if is_recorded {
                 self.store.journal.undo_last();
             }
+            self.is_meta_outdated = true; // it may describe the next state
             return Err(error);
         }
         let before = std::mem::replace(&mut self.state, next);

@@ -347,4 +347,39 @@ proptest! {
         }
         prop_assert_eq!(lines.is_empty(), answers[0] == answers[1], "{:?}", lines);
     }
+
+    /// A plan writes to the kernel exactly what differs: nothing, the mode, or a generation.
+    #[test]
+    fn plans_write_what_differs((old, new) in worlds()) {
+        let [old, new] =
+            [&old, &new].map(|world| state(&parse(&world.text), world.mode, &world.additions));
+        let ids = IdTable::default();
+        let [before, after] = [&old, &new].map(|state| {
+            let (tables, _) = state.compile(&ids, |_| None).expect("they fit");
+            let word = state.config().rules.control(Mode::Enforce);
+            (tables.services, tables.interfaces, tables.v4, tables.v6, word)
+        });
+        let plan = plan(&old, &new, false, &ids, |_| None, NOW).expect("they fit");
+        let is_attached_alike = old.config().interfaces == new.config().interfaces
+            && old.config().attach == new.config().attach;
+        match plan.writes {
+            KernelWrites::Nothing | KernelWrites::Mode => {
+                prop_assert!(before == after && is_attached_alike);
+                let is_mode = matches!(plan.writes, KernelWrites::Mode);
+                prop_assert_eq!(is_mode, old.mode() != new.mode());
+            }
+            KernelWrites::Generation {
+                ref tables, scope, ..
+            } => {
+                prop_assert_eq!(scope == Scope::Tables, is_attached_alike);
+                prop_assert!(tables.v4 == after.2 && tables.v6 == after.3);
+                // The policy differs, though rarely in a way that leaves all tables alike.
+                prop_assert!(before != after || !is_attached_alike || old.policy() != new.policy());
+            }
+        }
+        // Whoever sees no change has no write, unless the text of the policy has changed.
+        if old.policy() == new.policy() && old.additions() == new.additions() && plan.changes.is_empty() {
+            prop_assert!(matches!(plan.writes, KernelWrites::Nothing));
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod verifier;
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use allowlist_common::verdict::{Reason, Verdict};
@@ -157,7 +158,7 @@ fn a_million_prefixes_fit() {
     let config = Config::parse(&config, "test.toml".as_ref()).expect("a configuration");
     let mut snapshot = model::static_snapshot(&config.policy);
     let even = |index: u32| Ipv4Addr::from_bits(0x0a00_0000 + 2 * index);
-    let vendor = snapshot.get_mut("vendor").expect("a source");
+    let vendor = Arc::make_mut(snapshot.get_mut("vendor").expect("a source"));
     vendor.prefixes = (0..1_000_000)
         .map(|index| IpNet::from(IpAddr::from(even(index))))
         .collect();

@@ -1,7 +1,7 @@
 //! Publishes generations one after the other while packets run on all CPUs: no packet uses a table that is being written,
 //! and each packet has a table.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -48,7 +48,8 @@ pub(crate) fn tables_with(prefixes: Vec<IpNet>) -> Tables {
                 [sources.b]\nprefixes = ['192.0.2.1']\n";
     let config = Config::parse(text, "test.toml".as_ref()).expect("a configuration");
     let mut snapshot = allowlist_tests::model::static_snapshot(&config.policy);
-    snapshot.get_mut("b").expect("a source").prefixes = prefixes;
+    let feed = snapshot.get_mut("b").expect("a source");
+    Arc::make_mut(feed).prefixes = prefixes;
     compile(&config.policy, &snapshot, 100_000, &IdTable::default()).expect("tables")
 }
 
