@@ -100,7 +100,7 @@ impl Dataplane {
         }
         self.pin_maps_again()?;
         let slot = self.slot_of(&facts.name, facts.index)?;
-        let anothers = self.previous_link(facts.index)?;
+        let anothers = self.migration.previous_link(facts.index)?;
         let on = self.mode_on(slot, facts)?;
         if on.is_none()
             && anothers.is_none()
@@ -109,7 +109,7 @@ impl Dataplane {
             bail_with!(InterfaceInUse, "{}", other_program(facts, id));
         }
         if on.is_none() && anothers.is_none() {
-            self.disarm(slot); // of an interface from before
+            self.tracking.disarm(slot); // of an interface from before
         }
         // The programs of this slot that are loaded already are as good, and ready at once.
         let mut object = match self.programs.remove(&slot).filter(|_| !trace) {
@@ -139,7 +139,7 @@ impl Dataplane {
                 (mode, None)
             }
             Some(old) => {
-                self.disarm(slot);
+                self.tracking.disarm(slot);
                 self.change_mode((program, &loaded), slot, facts, (old, wanted))?
             }
             None => match self.attach_anew((program, &loaded), slot, facts, wanted) {
@@ -150,7 +150,7 @@ impl Dataplane {
                 }
             },
         };
-        self.fallback.set_bypassed(slot, false);
+        self.control.set_bypassed(slot, false);
         let object = if trace {
             Some(object)
         } else {
@@ -186,7 +186,7 @@ impl Dataplane {
             };
             let mut object = self.load_program(slot, false)?;
             let loaded = self.loaded(&object)?;
-            let recorded = self.interfaces.get(&slot, 0)?;
+            let recorded = self.interfaces.get(slot)?;
             if recorded.egress != 0 {
                 let name = if_indextoname(index).map_or_else(
                     |_| name_of(&recorded),
@@ -210,8 +210,8 @@ impl Dataplane {
                     name_of(&recorded)
                 )
             })?;
-            let identity = self.identities.get(&slot, 0)?;
-            self.identities.set(slot, loaded.of(identity), 0)?;
+            let identity = self.interfaces.identity(slot)?;
+            self.interfaces.set_identity(slot, loaded.of(identity))?;
             self.keep_programs(slot, object);
         }
         Ok(())
@@ -250,7 +250,7 @@ impl Dataplane {
         })?;
         let pin = self.pins.link(slot);
         take_off_if_pinned(&pin)?; // of an interface that is gone
-        self.has_replaced = true;
+        self.migration.has_replaced = true;
         replace(program, link).with_context(|| {
             format!(
                 "cannot replace the filter program of another version of allowlist on {}",
@@ -339,7 +339,7 @@ impl Dataplane {
         if !filters(&self.pins.link(slot), facts.index)? {
             return Ok(None);
         }
-        let recorded = self.interfaces.get(&slot, 0)?;
+        let recorded = self.interfaces.get(slot)?;
         // Of a record that is lost, the kernel knows it too.
         Ok(XdpMode::from_number(recorded.attach_mode).or(facts.xdp_mode))
     }
@@ -358,36 +358,19 @@ impl Dataplane {
         loaded: &Loaded,
     ) -> Result<()> {
         let here = Namespace::current()?;
-        self.rename(slot, &facts.name)?;
+        self.interfaces.rename(slot, &facts.name)?;
         let identity = Identity {
             namespace: here.cookie,
             namespace_inode: here.inode,
-            ..self.identities.get(&slot, 0)?
+            ..self.interfaces.identity(slot)?
         };
-        self.identities.set(slot, loaded.of(identity), 0)?;
+        self.interfaces.set_identity(slot, loaded.of(identity))?;
         let recorded = Interface {
             index: facts.index,
             attach_mode: mode.number(),
-            ..self.interfaces.get(&slot, 0)?
+            ..self.interfaces.get(slot)?
         };
-        Ok(self.interfaces.set(slot, recorded, 0)?)
-    }
-
-    /// Records a new name for the interface in a slot, and keeps the previous one as its former name.
-    pub(super) fn rename(&mut self, slot: u32, name: &str) -> Result<()> {
-        let mut recorded = self.interfaces.get(&slot, 0)?;
-        if name_of(&recorded) == name {
-            return Ok(());
-        }
-        if recorded.index != 0 {
-            let identity = Identity {
-                former_name: recorded.name,
-                ..self.identities.get(&slot, 0)?
-            };
-            self.identities.set(slot, identity, 0)?;
-        }
-        recorded.name = padded(name);
-        Ok(self.interfaces.set(slot, recorded, 0)?)
+        self.interfaces.set(slot, recorded)
     }
 
     /// Updates the recorded names of the attached interfaces, which may have been renamed or have swapped names.
@@ -401,32 +384,21 @@ impl Dataplane {
             let Some(index) = link.interface else {
                 continue;
             };
-            let recorded = self.interfaces.get(&slot, 0)?;
+            let recorded = self.interfaces.get(slot)?;
             if let Some(device) = netlink.by_index(index)?
                 && device.programs.contains(&link.program)
                 && !device.is_called(&name_of(&recorded))
             {
-                self.rename(slot, &device.name)?;
+                self.interfaces.rename(slot, &device.name)?;
             }
         }
         Ok(())
     }
 
-    /// Records that the programs in a slot were detached on purpose, so that the self-check does not report them as
-    /// missing.
-    pub(super) fn forget(&mut self, slot: u32) -> Result<()> {
-        let identity = Identity {
-            program: 0,
-            tracker: 0,
-            ..self.identities.get(&slot, 0)?
-        };
-        Ok(self.identities.set(slot, identity, 0)?)
-    }
-
     /// Reserves a slot for the interface with this name, which need not exist yet, and returns the slot.
     pub(super) fn reserve(&mut self, name: &str) -> Result<u32> {
         let slot = self.slot_of(name, index_of(name).unwrap_or(0))?;
-        self.rename(slot, name)?;
+        self.interfaces.rename(slot, name)?;
         Ok(slot)
     }
 
@@ -449,7 +421,7 @@ impl Dataplane {
         let mut by_name = None;
         let mut free = None;
         for slot in 0..MAX_INTERFACES {
-            let recorded = self.interfaces.get(&slot, 0)?;
+            let recorded = self.interfaces.get(slot)?;
             let link = self.pins.link_state(slot)?;
             let linked = link.filter(|link| link.interface.is_some());
             if linked.is_some_and(|link| link.interface == Some(index) && is_here(link.program)) {
@@ -457,7 +429,7 @@ impl Dataplane {
             }
             let anothers = match linked {
                 Some(_) => None,
-                None => self.previous_interface(slot)?,
+                None => self.migration.previous_interface(slot)?,
             };
             if anothers == Some(index) && index != 0 {
                 return Ok(slot);

@@ -12,7 +12,6 @@ use super::Dataplane;
 use super::clock::kernel_clock_coarse;
 use super::link::take_off;
 use super::pins::is_pinned;
-use super::tries::TrieSlots;
 use crate::error::Result;
 
 /// A pending change, or one that was not confirmed in time.
@@ -88,16 +87,16 @@ impl Dataplane {
             }
         }
         // A packet may still be using an earlier pending word, and so the last fallback.
-        self.rcu.synchronize()?;
+        self.tables.rcu.synchronize()?;
         let within = u64::try_from(within.as_nanos()).unwrap_or(u64::MAX);
-        self.fallback.store(&Fallback {
+        self.control.set_fallback(&Fallback {
             until: kernel_clock_coarse().saturating_add(within),
             word: current.encode(),
             interfaces,
             bypassed: 0,
         });
         // A packet that reads the bit below must find all of the above.
-        self.rcu.synchronize()?;
+        self.tables.rcu.synchronize()?;
         self.control.store(Control {
             pending: true,
             ..current
@@ -108,7 +107,7 @@ impl Dataplane {
     /// Returns the change that is pending or was not confirmed in time, made by this or another process; `None` if
     /// there is none.
     pub fn pending(&self) -> Option<PendingConfirm> {
-        pending(self.control.load(), &self.fallback.load())
+        self.control.pending()
     }
 
     /// Confirms the pending change. Does nothing if none is pending.
@@ -126,7 +125,7 @@ impl Dataplane {
                 "too late: the change was rolled back, since it was not confirmed in time; make the change again"
             );
         }
-        let fallback = self.fallback.load();
+        let fallback = self.control.fallback();
         let _pin_lock = self.pins.lock_exclusive()?;
         // While they are still bypassed: under a word without the pending bit, their packets would be dropped.
         for slot in (0..MAX_INTERFACES).filter(|&slot| fallback.bypassed & Fallback::bit(slot) != 0)
@@ -137,7 +136,7 @@ impl Dataplane {
             pending: false,
             ..control
         });
-        if !self.tracks {
+        if !self.tracking.is_on {
             self.disable_all_tracking()?;
         }
         self.free(pending.back_to)
@@ -155,8 +154,8 @@ impl Dataplane {
             );
         }
         // From here on the kernel uses the fallback, also if this process ends.
-        self.fallback.end();
-        let fallback = self.fallback.load();
+        self.control.end_fallback();
+        let fallback = self.control.fallback();
         let back_to = fallback.rollback_target();
         let _pin_lock = self.pins.lock_exclusive()?;
         if !back_to.open {
@@ -171,39 +170,12 @@ impl Dataplane {
             generation: self.next_generation(),
             ..back_to
         });
-        self.published = None; // that was of the other slot
-        self.tracks = back_to.return_traffic == ReturnTraffic::Track;
-        if !self.tracks {
+        self.tables.published = None; // that was of the other slot
+        self.tracking.is_on = back_to.return_traffic == ReturnTraffic::Track;
+        if !self.tracking.is_on {
             self.disable_all_tracking()?;
         }
         self.free(control)
-    }
-
-    /// Returns the control word that decides about packets now.
-    pub(super) fn effective(&self) -> Control {
-        effective(self.control.load(), &self.fallback.load())
-    }
-
-    /// Returns whether there is a pending change whose fallback tracks flows.
-    pub(super) fn fallback_tracks(&self) -> bool {
-        self.pending()
-            .is_some_and(|pending| pending.back_to.return_traffic == ReturnTraffic::Track)
-    }
-
-    /// Returns whether there is a pending change whose fallback filters the interface in a slot.
-    pub(super) fn fallback_filters(&self, slot: u32) -> bool {
-        self.control.load().pending && self.fallback.load().interfaces & Fallback::bit(slot) != 0
-    }
-
-    /// Lets all packets pass in a slot that the fallback filters, until the pending change is confirmed or rolled back.
-    ///
-    /// Returns whether the pending change filtered packets in the slot until now.
-    pub(super) fn bypass(&self, slot: u32) -> bool {
-        let (control, fallback) = (self.control.load(), self.fallback.load());
-        let is_news = pending(control, &fallback).is_some_and(|pending| !pending.fell_back)
-            && !is_open(control, &fallback, slot);
-        self.fallback.set_bypassed(slot, true);
-        is_news
     }
 
     /// Detaches the program from the interface in a slot, if it is attached.
@@ -212,16 +184,14 @@ impl Dataplane {
         if is_pinned(&pin)? {
             take_off(&pin)?;
             self.disable_tracking(slot)?;
-            self.forget(slot)?;
+            self.interfaces.forget(slot)?;
         }
         Ok(())
     }
 
     fn disable_all_tracking(&mut self) -> Result<()> {
-        for slot in 0..MAX_INTERFACES {
-            if self.interfaces.get(&slot, 0)?.egress != 0 {
-                self.disable_tracking(slot)?;
-            }
+        for slot in self.interfaces.tracked()? {
+            self.disable_tracking(slot)?;
         }
         Ok(())
     }
@@ -231,9 +201,6 @@ impl Dataplane {
         if old.open || old.generation == 0 || old.slot == self.control.load().slot {
             return Ok(());
         }
-        self.rcu.synchronize()?;
-        self.prefixes.empty(&self.pins, old.slot)?;
-        self.metadata.remove(&self.pins, old.slot)?;
-        TrieSlots::empty(&self.pins, old.slot)
+        self.tables.free(&self.pins, old.slot)
     }
 }

@@ -54,7 +54,7 @@ impl Dataplane {
         for slot in 0..MAX_INTERFACES {
             let pin = self.pins.link(slot);
             let is_kept = |index| keep.contains(&index);
-            let recorded = self.interfaces.get(&slot, 0)?;
+            let recorded = self.interfaces.get(slot)?;
             let interface = self.pins.interface_of(slot)?;
             if let Some(index) = interface.filter(|index| is_kept(*index))
                 && filters(&pin, index)?
@@ -66,14 +66,14 @@ impl Dataplane {
                 if recorded.egress != 0 && !is_kept(recorded.index) {
                     self.disable_tracking(slot)?;
                 }
-            } else if interface.is_some() && self.fallback_filters(slot) {
-                if self.bypass(slot) {
+            } else if interface.is_some() && self.control.fallback_filters(slot) {
+                if self.control.bypass(slot) {
                     detached.push(name_of(&recorded));
                 }
             } else {
                 take_off(&pin)?;
                 self.disable_tracking(slot)?;
-                self.forget(slot)?;
+                self.interfaces.forget(slot)?;
                 detached.push(name_of(&recorded));
             }
         }

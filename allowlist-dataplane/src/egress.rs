@@ -55,13 +55,16 @@ impl Dataplane {
     ///
     /// [`Self::attach`] attaches it too. An earlier call records flows before packets are judged by them.
     pub fn enable_tracking(&mut self, facts: &InterfaceInfo) -> Result<bool> {
-        if !self.tracks {
+        if !self.tracking.is_on {
             return Ok(false);
         }
         let _pin_lock = self.pins.lock_exclusive()?;
         let slot = self.reserve(&facts.name)?;
-        let recorded = self.interfaces.get(&slot, 0)?;
-        if self.previous_tracks(slot, recorded.egress == BY_CLSACT)? {
+        let recorded = self.interfaces.get(slot)?;
+        if self
+            .migration
+            .previous_tracks(slot, recorded.egress == BY_CLSACT)?
+        {
             return Ok(false); // until this version's program is attached
         }
         let was_tracked = self.has_tracker(slot, facts)?;
@@ -71,7 +74,7 @@ impl Dataplane {
     }
 
     fn has_tracker(&self, slot: u32, facts: &InterfaceInfo) -> Result<bool> {
-        let recorded = self.interfaces.get(&slot, 0)?;
+        let recorded = self.interfaces.get(slot)?;
         let pin = self.pins.egress(slot);
         Ok(match recorded.egress {
             BY_TCX => tracks(&pin, facts.index)?,
@@ -88,8 +91,8 @@ impl Dataplane {
         facts: &InterfaceInfo,
         hook: Hook,
     ) -> Result<()> {
-        let recorded = self.interfaces.get(&slot, 0)?;
-        let egress = if self.tracks {
+        let recorded = self.interfaces.get(slot)?;
+        let egress = if self.tracking.is_on {
             let program = load(object)?;
             self.record_tracker(slot, program)?;
             self.attach_egress(program, slot, (facts, &recorded), hook)
@@ -99,20 +102,20 @@ impl Dataplane {
                         facts.name
                     )
                 })?
-        } else if self.fallback_tracks() {
+        } else if self.control.fallback_tracks() {
             recorded.egress // a rollback needs its flows
         } else {
             detach_tracker(&self.pins, slot, &recorded)?;
             0
         };
         // With the interface, so that a filter on it can be removed after any failure below.
-        self.rename(slot, &facts.name)?;
+        self.interfaces.rename(slot, &facts.name)?;
         let recorded = Interface {
             egress,
             index: facts.index,
-            ..self.interfaces.get(&slot, 0)?
+            ..self.interfaces.get(slot)?
         };
-        Ok(self.interfaces.set(slot, recorded, 0)?)
+        self.interfaces.set(slot, recorded)
     }
 
     /// Replaces the flow tracker on the interface of a slot by the one of `object`.
@@ -122,13 +125,11 @@ impl Dataplane {
         slot: u32,
         facts: &InterfaceInfo,
     ) -> Result<()> {
-        let recorded = self.interfaces.get(&slot, 0)?;
+        let recorded = self.interfaces.get(slot)?;
         let program = load(object)?;
         self.record_tracker(slot, program)?;
         let egress = self.attach_egress(program, slot, (facts, &recorded), Hook::Best)?;
-        Ok(self
-            .interfaces
-            .set(slot, Interface { egress, ..recorded }, 0)?)
+        self.interfaces.set(slot, Interface { egress, ..recorded })
     }
 
     fn record_tracker(&mut self, slot: u32, program: &SchedClassifier) -> Result<()> {
@@ -136,20 +137,20 @@ impl Dataplane {
             .context("cannot read the kernel's information about the flow tracker")?;
         let identity = Identity {
             tracker,
-            ..self.identities.get(&slot, 0)?
+            ..self.interfaces.identity(slot)?
         };
-        Ok(self.identities.set(slot, identity, 0)?)
+        self.interfaces.set_identity(slot, identity)
     }
 
     /// Detaches the flow tracker from the interface of a slot.
     pub(super) fn disable_tracking(&mut self, slot: u32) -> Result<()> {
-        let recorded = self.interfaces.get(&slot, 0)?;
+        let recorded = self.interfaces.get(slot)?;
         detach_tracker(&self.pins, slot, &recorded)?;
         let recorded = Interface {
             egress: 0,
             ..recorded
         };
-        Ok(self.interfaces.set(slot, recorded, 0)?)
+        self.interfaces.set(slot, recorded)
     }
 
     fn attach_egress(

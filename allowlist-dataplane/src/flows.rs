@@ -161,9 +161,9 @@ impl Dataplane {
             max_flows.unwrap_or(UNUSED),
         );
         let mut object = loaded.inspect_err(|_| restore_backups(&self.pins))?;
-        *self.flows = Flows::take(&mut object)?;
-        self.flows.copy(&self.pins)?;
-        self.tracks = max_flows.is_some();
+        *self.tracking.flows = Flows::take(&mut object)?;
+        self.tracking.flows.copy(&self.pins)?;
+        self.tracking.is_on = max_flows.is_some();
         for name in TABLES {
             self.keep_open(name)?;
         }
@@ -174,7 +174,7 @@ impl Dataplane {
     ///
     /// Call it once every program uses the new tables.
     pub fn finish_flow_migration(&mut self) -> Result<()> {
-        let more = self.flows.copy(&self.pins)?;
+        let more = self.tracking.flows.copy(&self.pins)?;
         for name in TABLES {
             self.pins.unpin_backup(name)?;
         }

@@ -5,7 +5,8 @@
 //! interfaces and sockets.
 //!
 //! - this file makes or adopts the maps, and loads programs
-//! - `publish` fills the maps, and switches from one generation to the next
+//! - `publish` switches from one generation to the next; `tables` writes the slots, `control_state` has the control word
+//!   and its fallback, `interface_slots` the records of the interfaces, `counters` the counters
 //! - `apply` applies a write as a whole: publishes, attaches, and goes back if a step fails
 //! - `commit_confirm` makes the kernel roll back a change that is not confirmed
 //! - `migrate` replaces the program of another version
@@ -54,12 +55,15 @@ mod btf;
 mod clock;
 mod commit_confirm;
 mod control_map;
+mod control_state;
+mod counters;
 mod detach;
 mod egress;
 mod error;
 mod facts;
 mod flows;
 mod generations;
+mod interface_slots;
 mod link;
 mod lookup;
 mod memory;
@@ -76,6 +80,7 @@ mod selfcheck;
 mod slots;
 mod snapshot;
 mod sys;
+mod tables;
 mod trace;
 mod tracked;
 mod tracking;
@@ -93,9 +98,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use allowlist_common::abi::{self, Control, Identity, Interface, ServiceTraffic, Traffic};
+use allowlist_common::abi::{self, Control};
 use allowlist_policy::Mode;
-use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
@@ -122,17 +126,20 @@ pub use self::view::{Attachment, Counted, Entry, View, by_all_names};
 pub use self::watch::{Seen, Watch};
 use crate::error::Context as _;
 use control_map::{ControlMap, FallbackMap, PublishedControl, PublishedMap};
+use control_state::ControlState;
+use counters::Counters;
 use flows::Flows;
 use generations::Generations;
+use interface_slots::InterfaceSlots;
 use metadata::Metadata;
-use migrate::PreviousVersion;
+use migrate::{Migration, PreviousVersion};
 use pins::{Pins, is_pinned};
-use publish::Published;
 use rcu::GracePeriod;
 use repair::OpenMaps;
 use slots::Slots;
 use sys::Access;
-use tracking::Marks;
+use tables::SlotTables;
+use tracking::{Marks, Tracking};
 use tries::TrieSlots;
 
 /// The object file of allowlist-ebpf, embedded into this program.
@@ -173,27 +180,12 @@ pub struct Dataplane {
     open_maps: OpenMaps,
     /// The loaded programs that were last attached, by slot. They use the maps that are pinned now.
     programs: BTreeMap<u32, Ebpf>,
-    control: PublishedControl,
-    fallback: FallbackMap,
-    generations: Generations,
-    prefixes: Slots,
-    tries: TrieSlots,
-    matches: PerCpuArray<MapData, Traffic>,
-    service_counts: PerCpuArray<MapData, ServiceTraffic>,
-    interfaces: Array<MapData, Interface>,
-    identities: Array<MapData, Identity>,
-    metadata: Metadata,
-    flows: Box<Flows>,
-    marks: Box<Marks>,
-    rcu: GracePeriod,
-    /// A copy of the active tables; `None` if another process published them.
-    published: Option<Published>,
-    /// Whether the policy tracks flows.
-    tracks: bool,
-    /// The locked pin directories of other ABI versions.
-    others: Vec<PreviousVersion>,
-    /// Whether the program in a link of another version has been replaced by this version's program.
-    has_replaced: bool,
+    control: ControlState,
+    tables: SlotTables,
+    counters: Counters,
+    interfaces: InterfaceSlots,
+    tracking: Tracking,
+    migration: Migration,
     /// Whether pins were missing at the start, so that the attached programs use other maps than this value.
     is_patched: bool,
     /// Whether this process has detached the filter itself.
@@ -250,27 +242,35 @@ impl Dataplane {
                 "another process changed the control word, which selects the active policy and mode, while no daemon ran; restored the published control word"
             );
         }
-        Ok(Self {
-            control,
-            fallback: FallbackMap::map(&take(abi::FALLBACK)?, Access::ReadWrite)?,
+        let fallback = FallbackMap::map(&take(abi::FALLBACK)?, Access::ReadWrite)?;
+        let tables = SlotTables {
+            generations: Generations::open(&pins)?,
+            prefixes: Slots::open(&pins, abi::PREFIXES)?,
             tries: TrieSlots {
                 v4: take(abi::TRIES_V4)?.try_into()?,
                 v6: take(abi::TRIES_V6)?.try_into()?,
             },
-            generations: Generations::open(&pins)?,
-            prefixes: Slots::open(&pins, abi::PREFIXES)?,
-            matches: take(abi::MATCHES)?.try_into()?,
-            service_counts: take(abi::SERVICE_COUNTS)?.try_into()?,
-            interfaces: take(abi::INTERFACES)?.try_into()?,
-            identities: take(abi::IDENTITIES)?.try_into()?,
             metadata: Metadata::open(&pins)?,
-            flows,
-            marks: Box::new(Marks::open(&pins)?),
             rcu,
             published: None,
-            tracks: max_flows.is_some(),
-            others,
-            has_replaced: false,
+        };
+        Ok(Self {
+            control: ControlState::new(control, fallback),
+            tables,
+            counters: Counters {
+                matches: take(abi::MATCHES)?.try_into()?,
+                services: take(abi::SERVICE_COUNTS)?.try_into()?,
+            },
+            interfaces: InterfaceSlots {
+                interfaces: take(abi::INTERFACES)?.try_into()?,
+                identities: take(abi::IDENTITIES)?.try_into()?,
+            },
+            tracking: Tracking {
+                is_on: max_flows.is_some(),
+                flows,
+                marks: Box::new(Marks::open(&pins)?),
+            },
+            migration: Migration::new(others),
             is_patched,
             has_detached: AtomicBool::new(false),
             open_maps: OpenMaps::open(&pins)?,
@@ -289,9 +289,7 @@ impl Dataplane {
     ///
     /// This is the active one, or, before the first publish, that of another version whose maps were adopted.
     pub fn counted_generation(&self) -> u32 {
-        let own = self.generation();
-        let adopted = self.others.iter().map(|other| other.counted).max();
-        own.max(adopted.unwrap_or(0))
+        self.generation().max(self.migration.counted())
     }
 
     /// Returns the number of the next generation.
@@ -332,16 +330,7 @@ impl Dataplane {
     /// Resets the counters of sources and services. Call it if the ids under which they count can no longer be mapped
     /// to names.
     pub fn forget_counts(&mut self) -> Result<()> {
-        let cpus = nr_cpus().map_err(|(_, error)| error)?;
-        for id in 0..abi::MAX_MATCHES {
-            let nothing = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
-            self.matches.set(id, nothing, 0)?;
-        }
-        for id in 0..abi::MAX_SERVICE_COUNTS {
-            let nothing = PerCpuValues::try_from(vec![ServiceTraffic::default(); cpus])?;
-            self.service_counts.set(id, nothing, 0)?;
-        }
-        Ok(())
+        self.counters.reset()
     }
 }
 

@@ -235,7 +235,7 @@ impl Dataplane {
     /// Replaces the metadata of the active generation, by one store. Does nothing if it is the same.
     pub fn set_metadata(&mut self, metadata: &[u8]) -> Result<()> {
         let slot = self.control.load().slot % SLOTS;
-        self.metadata.store(&self.pins, slot, metadata)
+        self.tables.metadata.store(&self.pins, slot, metadata)
     }
 
     /// Returns the metadata of the effective generation as [`View::metadata`](super::View::metadata) does, and those in
@@ -243,17 +243,24 @@ impl Dataplane {
     ///
     /// Before the first publish, the first is that of another version whose maps were adopted, if there is one.
     pub fn metadata(&self) -> Result<(Option<Bytes>, Vec<Bytes>)> {
-        let slot = described(self.control.load(), &self.fallback.load()).slot % SLOTS;
-        let mut active = self.metadata.get(slot);
+        let slot = described(self.control.load(), &self.control.fallback()).slot % SLOTS;
+        let mut active = self.tables.metadata.get(slot);
         if self.generation() == 0 {
-            for other in self.others.iter().filter(|other| other.counted != 0) {
+            for other in self
+                .migration
+                .others
+                .iter()
+                .filter(|other| other.counted != 0)
+            {
                 active = other.metadata(&self.pins)?;
             }
         }
         let others = (0..SLOTS).filter(|other| *other != slot);
         Ok((
             active,
-            others.filter_map(|slot| self.metadata.get(slot)).collect(),
+            others
+                .filter_map(|slot| self.tables.metadata.get(slot))
+                .collect(),
         ))
     }
 }

@@ -154,12 +154,26 @@ pub(super) fn detect_shared_maps(pins: &Pins, others: &mut [PreviousVersion]) ->
     Ok(())
 }
 
-impl Dataplane {
-    /// Returns whether the program of another version is attached to the interface with this index.
-    ///
-    /// Attach to such interfaces last, because a replaced program is not restored if a later attach fails.
-    pub fn has_previous_link(&self, index: u32) -> Result<bool> {
-        Ok(self.previous_link(index)?.is_some())
+/// The filters of other ABI versions that this version replaces.
+pub(super) struct Migration {
+    /// The locked pin directories of other ABI versions.
+    pub(super) others: Vec<PreviousVersion>,
+    /// Whether the program in a link of another version has been replaced by this version's program.
+    pub(super) has_replaced: bool,
+}
+
+impl Migration {
+    pub(super) const fn new(others: Vec<PreviousVersion>) -> Self {
+        Self {
+            others,
+            has_replaced: false,
+        }
+    }
+
+    /// Returns the newest generation to which adopted counters belong; 0 if no counters were adopted.
+    pub(super) fn counted(&self) -> u32 {
+        let counted = self.others.iter().map(|other| other.counted);
+        counted.max().unwrap_or(0)
     }
 
     /// Returns the pin of another version's XDP link on the interface with this index; `None` if there is none.
@@ -197,16 +211,25 @@ impl Dataplane {
         }
         Ok(false)
     }
+}
+
+impl Dataplane {
+    /// Returns whether the program of another version is attached to the interface with this index.
+    ///
+    /// Attach to such interfaces last, because a replaced program is not restored if a later attach fails.
+    pub fn has_previous_link(&self, index: u32) -> Result<bool> {
+        Ok(self.migration.previous_link(index)?.is_some())
+    }
 
     /// Undoes the changes of a failed start, and returns whether there is a filter of another version.
     ///
     /// Changes nothing if this version's program has replaced that version's in some links: the next start continues
     /// the migration.
     pub(super) fn abort_migration(&mut self) -> Result<bool> {
-        if self.others.is_empty() {
+        if self.migration.others.is_empty() {
             return Ok(false);
         }
-        if self.has_replaced {
+        if self.migration.has_replaced {
             warn!(
                 "the migration from another version of allowlist is incomplete: some interfaces have this version's program, others the other version's; the next `allowlist run` continues the migration"
             );
@@ -214,7 +237,7 @@ impl Dataplane {
         }
         let mut slots = Vec::new();
         for slot in 0..MAX_INTERFACES {
-            if self.previous_interface(slot)?.is_some() {
+            if self.migration.previous_interface(slot)?.is_some() {
                 slots.push(slot);
             }
         }
@@ -237,7 +260,7 @@ impl Dataplane {
     pub fn remove_previous(&mut self) -> Result<Vec<String>> {
         let mut detached = Vec::new();
         self.pins.unpin(OLDER_NAMES)?;
-        while let Some(other) = self.others.last() {
+        while let Some(other) = self.migration.others.last() {
             let _pin_lock = self.pins.lock_exclusive()?;
             detached.extend(detach_other(&other.folder)?);
             info!(
@@ -245,7 +268,7 @@ impl Dataplane {
                 other.version,
                 self.pins.version()
             );
-            self.others.pop();
+            self.migration.others.pop();
         }
         Ok(detached)
     }

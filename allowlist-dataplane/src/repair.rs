@@ -58,8 +58,7 @@ impl Dataplane {
                 self.pins.pin_again(map.fd().as_fd(), name)?;
             }
         }
-        self.prefixes.pin_again(&self.pins)?;
-        self.metadata.pin_again(&self.pins)
+        self.tables.pin_again(&self.pins)
     }
 
     /// Restores the pin directory if it was unmounted or removed, and returns whether it was.

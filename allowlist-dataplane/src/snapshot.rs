@@ -40,7 +40,7 @@ impl Dataplane {
     /// Reads the applied state, for [`Self::restore`].
     pub fn applied_state(&self) -> Result<AppliedState> {
         Ok(AppliedState {
-            control: self.effective(),
+            control: self.control.effective(),
             attachments: View::open(self.pins.root())?.attachments()?,
         })
     }
@@ -56,15 +56,18 @@ impl Dataplane {
             return self.detach().map(drop);
         }
         // A whole publish fills another slot and leaves this one as it was.
-        self.undo_in_place(before.control)?;
+        let slot = self.control.load().slot;
+        if before.control.slot == slot {
+            self.tables.undo_in_place(slot, before.control.generation)?;
+        }
         // This rolls back a change that has become pending since, so nothing is left to confirm.
         let pending = before.control.pending && self.control.load().pending;
         self.flip(Control {
             pending,
             ..before.control
         });
-        self.published = None; // it may describe the other slot
-        self.tracks = before.control.return_traffic == ReturnTraffic::Track;
+        self.tables.published = None; // it may describe the other slot
+        self.tracking.is_on = before.control.return_traffic == ReturnTraffic::Track;
         let indices: Vec<u32> = before
             .attachments
             .iter()

@@ -7,9 +7,7 @@
 
 use std::net::SocketAddr;
 
-use allowlist_common::abi::{
-    self, Interface, MAX_INTERFACES, ReturnTraffic, ServiceTable, service_set,
-};
+use allowlist_common::abi::{self, ReturnTraffic, ServiceTable, service_set};
 use allowlist_common::flow::{Flow, FlowEntry, PortsInUse, UDP_IDLE, max_lifetime, port_table};
 use allowlist_common::packet::{Address, TCP};
 use aya::maps::MapData;
@@ -87,59 +85,17 @@ impl Marks {
     }
 }
 
-impl Dataplane {
-    /// Prepares the tables of flows for tracking: call it before tracking starts or continues.
-    ///
-    /// If flows were not marked until now, removes all recorded flows, because other hosts may use the same ports now.
-    ///
-    /// # Errors
-    /// Fails if the maps cannot be written.
-    pub fn prepare_tracking(&mut self) -> Result<()> {
-        if !self.tracks {
-            return Ok(());
-        }
-        if !self.is_marking() {
-            self.marks.disarm_all();
-            self.flows.clear()?;
-        }
-        Ok(())
-    }
+/// The tables of this host's flows, and whether the policy tracks flows.
+pub(super) struct Tracking {
+    pub(super) is_on: bool,
+    pub(super) flows: Box<Flows>,
+    pub(super) marks: Box<Marks>,
+}
 
-    /// Records the flows of this host's client sockets, if the policy tracks flows and some interface slot is not
-    /// armed.
-    ///
-    /// # Errors
-    /// Fails if the maps cannot be written.
-    pub fn adopt_clients(&mut self) -> Result<()> {
-        if self.tracks && self.unarmed()?.next().is_some() {
-            adopt(&mut self.flows, &self.marks)?;
-        }
-        Ok(())
-    }
-
-    /// Arms the slots of all filtered interfaces, so that the flow tracker creates UDP flows there.
-    ///
-    /// Call it once packets are judged by a policy that tracks flows.
-    ///
-    /// # Errors
-    /// Fails if the maps cannot be written.
-    pub fn arm(&mut self) -> Result<()> {
-        if !self.tracks || !self.is_marking() {
-            return Ok(());
-        }
-        let unarmed: Vec<u32> = self.unarmed()?.collect();
-        if unarmed.is_empty() {
-            return Ok(());
-        }
-        let unknown = adopt(&mut self.flows, &self.marks)?;
-        let now = kernel_clock().as_secs() as u32;
-        for port in unknown {
-            self.marks.distrust(port, now);
-        }
-        for slot in unarmed {
-            self.marks.arm(slot, true);
-        }
-        Ok(())
+impl Tracking {
+    /// Records the flows of this host's client sockets. Returns the ports from which flows of unknown origin may exist.
+    fn adopt(&mut self) -> Result<Vec<u16>> {
+        adopt(&mut self.flows, &self.marks)
     }
 
     /// Disarms a slot whose interface has no program that marks foreign flows, or will have none for a moment.
@@ -158,23 +114,74 @@ impl Dataplane {
             self.marks.distrust(port, now);
         }
     }
+}
+
+impl Dataplane {
+    /// Prepares the tables of flows for tracking: call it before tracking starts or continues.
+    ///
+    /// If flows were not marked until now, removes all recorded flows, because other hosts may use the same ports now.
+    ///
+    /// # Errors
+    /// Fails if the maps cannot be written.
+    pub fn prepare_tracking(&mut self) -> Result<()> {
+        if !self.tracking.is_on {
+            return Ok(());
+        }
+        if !self.is_marking() {
+            self.tracking.marks.disarm_all();
+            self.tracking.flows.clear()?;
+        }
+        Ok(())
+    }
+
+    /// Records the flows of this host's client sockets, if the policy tracks flows and some interface slot is not
+    /// armed.
+    ///
+    /// # Errors
+    /// Fails if the maps cannot be written.
+    pub fn adopt_clients(&mut self) -> Result<()> {
+        if self.tracking.is_on && !self.unarmed()?.is_empty() {
+            self.tracking.adopt()?;
+        }
+        Ok(())
+    }
+
+    /// Arms the slots of all filtered interfaces, so that the flow tracker creates UDP flows there.
+    ///
+    /// Call it once packets are judged by a policy that tracks flows.
+    ///
+    /// # Errors
+    /// Fails if the maps cannot be written.
+    pub fn arm(&mut self) -> Result<()> {
+        if !self.tracking.is_on || !self.is_marking() {
+            return Ok(());
+        }
+        let unarmed = self.unarmed()?;
+        if unarmed.is_empty() {
+            return Ok(());
+        }
+        let unknown = self.tracking.adopt()?;
+        let now = kernel_clock().as_secs() as u32;
+        for port in unknown {
+            self.tracking.marks.distrust(port, now);
+        }
+        for slot in unarmed {
+            self.tracking.marks.arm(slot, true);
+        }
+        Ok(())
+    }
 
     /// Returns whether the effective generation tracks flows, so that foreign flows are marked.
     fn is_marking(&self) -> bool {
-        let control = self.effective();
+        let control = self.control.effective();
         control.generation != 0 && control.return_traffic == ReturnTraffic::Track
     }
 
     /// Returns the slots that have a flow tracker and in which it may not create UDP flows yet.
-    fn unarmed(&self) -> Result<impl Iterator<Item = u32>> {
-        let mut slots = Vec::new();
-        for slot in 0..MAX_INTERFACES {
-            let recorded: Interface = self.interfaces.get(&slot, 0)?;
-            if recorded.egress != 0 && !self.marks.is_armed(slot) {
-                slots.push(slot);
-            }
-        }
-        Ok(slots.into_iter())
+    fn unarmed(&self) -> Result<Vec<u32>> {
+        let mut slots = self.interfaces.tracked()?;
+        slots.retain(|slot| !self.tracking.marks.is_armed(*slot));
+        Ok(slots)
     }
 }
 
