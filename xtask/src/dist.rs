@@ -40,8 +40,8 @@ const FILES: [(&str, &str); 20] = [
         "usr/local/share/doc/allowlist/docs/export.md",
     ),
     (
-        "docs/flood.svg",
-        "usr/local/share/doc/allowlist/docs/flood.svg",
+        "docs/interface.svg",
+        "usr/local/share/doc/allowlist/docs/interface.svg",
     ),
     (
         "docs/internals.md",
