@@ -79,7 +79,7 @@ impl Dataplane {
         match self.restore(&found) {
             Ok(()) => Err(error),
             Err(again) => Err(again.context(format!(
-                "{error}; and the earlier state could not be restored"
+                "{error:#}; and the earlier state could not be restored"
             ))),
         }
     }

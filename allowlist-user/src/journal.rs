@@ -253,7 +253,8 @@ impl PolicyHistory {
                 let edits: Vec<Edit> = additions.into_iter().map(Edit::Add).collect();
                 self.additions.apply(&edits);
             }
-            Line::Change { number, mut change } => {
+            Line::Change { number, change } => {
+                let mut change = *change;
                 if change.written.is_none() {
                     let Some(before) = self.newest() else {
                         return; // the line with the configuration was damaged
@@ -306,7 +307,7 @@ impl PolicyHistory {
             before = Some(policy.written());
             Line::Change {
                 number: policy.number,
-                change,
+                change: Box::new(change),
             }
         });
         // Replaying the changes can restore expired prefixes; and the newest time must be kept.
@@ -391,7 +392,10 @@ impl Journal {
         if change.written.as_ref() == newest.map(Policy::written) {
             change.written = None;
         }
-        let line = Line::Change { number, change };
+        let line = Line::Change {
+            number,
+            change: Box::new(change),
+        };
         self.known.replay(line.clone());
         self.clock.learn(self.known.newest_time);
         self.file.make_permanent();

@@ -26,23 +26,23 @@ impl<T: 'static> Worker<T> {
         make: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<Self, E> {
         let (commands, queue) = mpsc::channel::<Command<T>>();
-        let (made, is_made) = oneshot::channel();
+        let (started, has_started) = oneshot::channel();
         let run = move || {
             let mut value = match make() {
                 Ok(value) => value,
                 Err(error) => {
-                    let _ = made.send(Err(error));
+                    let _ = started.send(Err(error));
                     return;
                 }
             };
-            let _ = made.send(Ok(()));
+            let _ = started.send(Ok(()));
             for command in queue {
                 command(&mut value);
             }
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
         let thread = thread.expect("the limit of threads is not reached at a start");
-        is_made.await.expect("the thread answers")?;
+        has_started.await.expect("the thread answers")?;
         Ok(Self {
             commands: Some(commands),
             thread: Some(thread),

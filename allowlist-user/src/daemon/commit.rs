@@ -84,7 +84,7 @@ pub(super) enum CommitError {
     #[error("{0:#}")]
     Interfaces(anyhow::Error),
     /// A write to the kernel failed.
-    #[error(transparent)]
+    #[error("{0:#}")]
     Kernel(#[from] allowlist_dataplane::Error),
 }
 
@@ -305,7 +305,7 @@ impl Daemon {
             .run(move |dataplane| dataplane.set_metadata(&metadata));
         if let Err(error) = stored.await {
             warn!(
-                "cannot store the names of sources in the kernel: {error}; reports may show the state of lists before this"
+                "cannot store the names of sources in the kernel: {error:#}; reports may show the state of lists before this"
             );
         }
     }

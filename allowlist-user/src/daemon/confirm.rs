@@ -101,7 +101,7 @@ impl Daemon {
             ));
         }
         self.store.journal.confirm().map_err(anyhow::Error::from)?;
-        self.kernel.run(|dataplane| dataplane.confirm()).await?;
+        self.kernel.run(Dataplane::confirm).await?;
         self.pending = None;
         Ok(ApplyOutcome {
             notes: vec![format!("{what}: confirmed")],
@@ -117,7 +117,7 @@ impl Daemon {
         };
         warn!(target: "allowlist::not-confirmed", "{}: not confirmed in time, rolled back", pending.what);
         // A publish must not end the state that the kernel rolled back to.
-        self.kernel.run(|dataplane| dataplane.fall_back()).await?;
+        self.kernel.run(Dataplane::fall_back).await?;
         let Some(number) = pending.revert_to else {
             self.log(
                 Actor::Daemon,

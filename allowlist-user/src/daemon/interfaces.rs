@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use allowlist_dataplane::interface::{self, InterfaceInfo, Links};
 use allowlist_dataplane::netlink::index_of;
-use allowlist_dataplane::{AttachedPrograms, Attachment, Difference, View, print_trace};
+use allowlist_dataplane::{AttachedPrograms, Attachment, Dataplane, Difference, View, print_trace};
 use allowlist_policy::hints;
 use anyhow::Result;
 use log::{info, warn};
@@ -66,7 +66,7 @@ impl Interfaces {
                 Ok(task) => {
                     self.traces.insert(index, task);
                 }
-                Err(error) => warn!("{name}: cannot print the trace: {error}"),
+                Err(error) => warn!("{name}: cannot print the trace: {error:#}"),
             }
         }
     }
@@ -122,9 +122,7 @@ impl Daemon {
     }
 
     async fn make_as_published(&mut self) -> Result<()> {
-        self.kernel
-            .run(|dataplane| dataplane.follow_names())
-            .await?;
+        self.kernel.run(Dataplane::follow_names).await?;
         let differences = self.compare().await?;
         self.attach_again(&differences).await?;
         self.repair(differences).await

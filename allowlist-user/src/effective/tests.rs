@@ -361,7 +361,8 @@ proptest! {
         });
         let plan = plan(&old, &new, false, &ids, |_| None, NOW).expect("they fit");
         let is_attached_alike = old.config().interfaces == new.config().interfaces
-            && old.config().attach == new.config().attach;
+            && old.config().attach == new.config().attach
+            && tracking(old.config()) == tracking(new.config());
         match plan.writes {
             KernelWrites::Nothing | KernelWrites::Mode => {
                 prop_assert!(before == after && is_attached_alike);

@@ -33,7 +33,7 @@ pub(super) enum Line {
     /// The added prefixes at the time of the oldest stored change.
     Base { additions: Vec<Addition> },
     /// A change, with the number of its policy.
-    Change { number: u64, change: Change },
+    Change { number: u64, change: Box<Change> },
     /// The policy with this number was confirmed.
     Confirmed { number: u64 },
     /// The added prefixes that expired, and the time of the expiry.

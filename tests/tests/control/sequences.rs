@@ -68,10 +68,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (prefix.clone(), service)
             .prop_map(|(prefix, service)| Operation::AddForAWhile { prefix, service }),
         2 => prefix.prop_map(|prefix| Operation::Remove { prefix }),
-        2 => (any::<bool>(), is_confirmed())
+        4 => (any::<bool>(), is_confirmed())
             .prop_map(|(observes, confirms)| Operation::Mode { observes, confirms }),
-        2 => (0..OBSERVES.len()).prop_map(Operation::Edit),
-        3 => is_confirmed().prop_map(|confirms| Operation::Reload { confirms }),
+        4 => (0..OBSERVES.len()).prop_map(Operation::Edit),
+        5 => is_confirmed().prop_map(|confirms| Operation::Reload { confirms }),
         2 => (0_usize..3).prop_map(Operation::Rollback),
         1 => Just(Operation::Confirm),
         1 => (0_u8..2).prop_map(Operation::Refresh),
@@ -218,7 +218,7 @@ fn perform(
         Operation::Refresh(list) => {
             host.testbed
                 .scratch
-                .write("listed.txt", &listed(list).join("\n"))?;
+                .write("listed.txt", listed(list).join("\n"))?;
             request(host, "refresh", json!({"source": "listed"}), false)
         }
         Operation::Miss { kills, down } => {
@@ -243,7 +243,7 @@ fn play(operations: &[Operation]) -> anyhow::Result<()> {
     let mut list = 0;
     host.testbed
         .scratch
-        .write("listed.txt", &listed(list).join("\n"))?;
+        .write("listed.txt", listed(list).join("\n"))?;
     host.start(&[])?;
     let mut model = Model::started();
     eventually(|| Ok(observed(&host)? == expected(&model, list)))?;
@@ -281,7 +281,7 @@ fn sequences_of_operations() {
     let cases = if std::env::var_os("ALLOWLIST_LONG").is_some() {
         100
     } else {
-        6
+        12
     };
     let config = Cases {
         failure_persistence: None,
@@ -289,7 +289,7 @@ fn sequences_of_operations() {
         ..Cases::with_cases(cases)
     };
     TestRunner::new(config)
-        .run(&vec(operation(), 8..14), |operations| {
+        .run(&vec(operation(), 10..16), |operations| {
             play(&operations).map_err(|error| TestCaseError::fail(format!("{error:#}")))
         })
         .unwrap_or_else(|error| panic!("{error}"));
