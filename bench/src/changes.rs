@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use allowlist_tests::lab::{Program, Testbed};
-use allowlist_user::control::{ApplyOptions, Client, Operation, PrefixRequest};
+use allowlist_user::control::{ApplyOptions, Client, PrefixRequest, Request};
+use allowlist_user::operation::Operation;
 use anyhow::{Result, ensure};
 
 use crate::Effort;
@@ -94,7 +95,7 @@ fn address(first: u8, number: u32) -> String {
 
 async fn change(
     client: &Client<'_>,
-    operation: fn(Vec<PrefixRequest>) -> Operation,
+    operation: fn(Vec<PrefixRequest>) -> Request,
     prefixes: &[String],
 ) -> Result<()> {
     let entry = |prefix: &String| PrefixRequest {
