@@ -44,15 +44,15 @@ Examples:
 Exit codes: 0 success; 1 error, with the reason on standard error; 2 usage error; 3 the answer is no (status: not attached as configured; explain: the verdict is drop, in either mode); 4 the lockout check refused the change, because it would cut your own connection."
 )]
 pub struct Cli {
-    /// The paths of the configuration, the state, the pins and the socket.
+    /// The paths of the configuration file, the state directory, the pin directory and the control socket.
     #[command(flatten)]
     pub paths: Paths,
-    /// The command to run.
+    /// The command on the command line, such as `run` or `status`, with its options.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The paths of one instance; instances with other paths run side by side.
+/// The paths of one instance of the filter; instances with different paths run side by side.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Paths")]
 pub struct Paths {
@@ -220,7 +220,7 @@ Examples:
   sudo allowlist flows cut 203.0.113.9        remove flows: their answers are dropped from now on"
     )]
     Flows {
-        /// The command of `flows`: list or cut.
+        /// The command of `allowlist flows`: `list` or `cut`.
         #[command(subcommand)]
         command: FlowsCommand,
     },
@@ -253,7 +253,7 @@ Examples:
     Remove(Remove),
     /// Print the sources: state, age of the list and time of the next fetch
     Sources(Output),
-    /// Fetch lists now
+    /// Fetch the lists of all sources, or of one, now
     #[command(after_help = "\
 Examples:
   sudo allowlist refresh                every source
@@ -334,7 +334,7 @@ pub enum FlowsCommand {
     },
 }
 
-/// Options of `run`.
+/// The options of `allowlist run`, which attaches the filter and refreshes its lists.
 #[derive(Debug, Args)]
 pub struct Run {
     /// The XDP attach mode; overrides `attach_mode` of the configuration
@@ -349,12 +349,12 @@ pub struct Run {
     /// The options of the lockout check and of commit confirm.
     #[command(flatten)]
     pub care: CareArgs,
-    /// The configuration from options.
+    /// The configuration that command-line options define instead of a file.
     #[command(flatten)]
     pub inline: InlineConfig,
 }
 
-/// A configuration from options, without a file.
+/// The command-line options that define a configuration without a file.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Without a configuration file")]
 pub struct InlineConfig {
@@ -391,7 +391,7 @@ impl InlineConfig {
     }
 }
 
-/// Options of `check`.
+/// The options of `allowlist check`, which validates a configuration and prints the policy of a start.
 #[derive(Debug, Args)]
 pub struct Check {
     /// Use the last-good lists on disk, as a start without a network does
@@ -400,12 +400,12 @@ pub struct Check {
     /// Whether the output is text or JSON.
     #[command(flatten)]
     pub output: Output,
-    /// The configuration from options.
+    /// The configuration that command-line options define instead of a file.
     #[command(flatten)]
     pub inline: InlineConfig,
 }
 
-/// Options of `explain`.
+/// The options of `allowlist explain`, which states whether a new packet from an address would pass, and the rule that decides.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The source address of the packet
@@ -421,7 +421,7 @@ pub struct Explain {
     pub output: Output,
 }
 
-/// Options of `detach`.
+/// The options of `allowlist detach`, which detaches the filter from every interface.
 #[derive(Debug, Args)]
 pub struct Detach {
     /// Detach also from interfaces of another network namespace
@@ -432,7 +432,7 @@ pub struct Detach {
     pub output: Output,
 }
 
-/// Options of `status`.
+/// The options of `allowlist status`, which prints filter state, counters and list ages.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct StatusOptions {
     /// A further condition that must be met for exit code 0
@@ -443,14 +443,14 @@ pub struct StatusOptions {
     pub output: Output,
 }
 
-/// A condition that `status` checks in addition.
+/// A further condition that `allowlist status --require` checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Require {
     /// Require enforce mode, in which packets are dropped
     Enforce,
 }
 
-/// Options of `mode`.
+/// The options of `allowlist mode`, which switches between enforce mode and observe mode.
 #[derive(Debug, Args)]
 pub struct ModeChange {
     /// The new mode
@@ -464,7 +464,7 @@ pub struct ModeChange {
     pub output: Output,
 }
 
-/// The argument for a [`Mode`].
+/// The argument of `allowlist mode`: the [`Mode`] to activate.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ModeArg {
     /// Packets that are not allowed are dropped
@@ -482,7 +482,7 @@ impl From<ModeArg> for Mode {
     }
 }
 
-/// Options of `watch`.
+/// The options of `allowlist watch`, which prints dropped packets.
 #[derive(Debug, Args)]
 pub struct Watch {
     /// Stop after this number of packets
@@ -501,7 +501,7 @@ pub struct Output {
     pub json: bool,
 }
 
-/// The argument for an [`AttachModeRequest`].
+/// The argument of `--attach-mode`: where the XDP program runs, as an [`AttachModeRequest`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum AttachModeArg {
     /// Run in the driver if it supports that, otherwise in the network stack, with a warning

@@ -81,8 +81,9 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 /// # Errors
 /// Returns the error of the command; [`exit_code`] has the exit code for it.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    let runtime =
-        tokio::runtime::Runtime::new().context("cannot start the threads of the program")?;
+    let runtime = tokio::runtime::Runtime::new().context(
+        "cannot start the threads of this process; check the limits of processes and memory",
+    )?;
     let done = runtime.block_on(async {
         let paths = cli.paths;
         if !matches!(cli.command, Command::Run(_)) {
@@ -204,7 +205,7 @@ fn warnings(config: &Config) -> Vec<String> {
             Ok(false) => warnings.push(format!(
                 "on_change: this host has no program {program}, so no event can be delivered; install it, or correct `command`"
             )),
-            Err(error) => warnings.push(format!("on_change: cannot check the program {program}: {error}")),
+            Err(error) => warnings.push(format!("on_change: cannot check whether the program {program} exists: {error}")),
         }
     }
     if std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1") {
@@ -455,15 +456,19 @@ fn verify(output: Output) -> Result<()> {
 }
 
 fn write_pages(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder).with_context(|| {
+        format!(
+            "cannot create the folder {} for the man pages",
+            folder.display()
+        )
+    })?;
     let pages = generate::pages();
     for (name, text) in &pages {
         let file = folder.join(name);
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     print(&format!(
-        "wrote {} pages to {}\n",
+        "wrote {} man pages to {}\n",
         pages.len(),
         folder.display()
     ))

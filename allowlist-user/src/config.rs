@@ -301,7 +301,7 @@ impl Config {
                     .any(|url| url.scheme() == "http" && !is_loopback(url))
             {
                 warnings.push(format!(
-                    "sources.{}: is fetched over plain HTTP, so anyone on the network path can change the list",
+                    "sources.{}: the list is fetched over plain HTTP, so anyone on the network path can change it; use an https:// URL",
                     source.name
                 ));
             }

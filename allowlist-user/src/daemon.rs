@@ -381,7 +381,7 @@ impl Daemon {
         let by_command = (mode != configured).then(|| {
             let configured = configured.name();
             format!(
-                "mode {} was set by command, {} states {configured}; to return to it: `allowlist mode {configured}`",
+                "mode {} was set by command, but {} states {configured}; to return to mode {configured}, run `allowlist mode {configured}`",
                 mode.name(),
                 self.state.written().origin(),
             )

@@ -205,7 +205,9 @@ fn migrate(folder: &Path, log: &Lines<2>) -> io::Result<()> {
                 older.extend(read.lines);
                 done.push((path, read.damaged));
             }
-            Err(error) => warn!("{error:#}; its records are not moved to the event log"),
+            Err(error) => {
+                warn!("{error:#}; the records of this file are not moved to the event log")
+            }
         }
     }
     if !older.is_empty() {

@@ -214,7 +214,7 @@ pub enum ExportError {
     /// The list has more prefixes of a family than a security group has rules.
     #[error(
         "{count} {family} prefixes do not fit into a security group, which has up to {limit} rules; export fewer \
-         sources, or run the filter on the host"
+         sources, or run allowlist on the servers"
     )]
     TooManyRules {
         /// The number of prefixes of the family.
@@ -225,7 +225,7 @@ pub enum ExportError {
         limit: usize,
     },
     /// The format `mysql-grant` lacks the user or the database.
-    #[error("mysql-grant requires a {what}; use the {what} that the vendor requires")]
+    #[error("mysql-grant requires a {what}; set --{what} to the {what} that the vendor requires")]
     NoAccount {
         /// The missing option: "user" or "database".
         what: &'static str,
@@ -245,7 +245,7 @@ pub enum ExportError {
     /// No prefix of the list can be the host of an account.
     #[error(
         "{name} has only IPv6 prefixes ({count}), but the host of a MySQL account is an IPv4 prefix or one address; \
-         filter IPv6 on the host"
+         filter IPv6 on the database server"
     )]
     NoHost {
         /// The name of the export.

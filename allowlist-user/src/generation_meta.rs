@@ -186,7 +186,7 @@ impl GenerationMeta {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let decoded = serde_json::from_slice(bytes).inspect_err(|error| {
             warn!(
-                "cannot decode the names in the kernel: {error}; reports lack the names of sources"
+                "cannot decode the names of sources that are stored in the kernel: {error}; reports lack these names"
             );
         });
         decoded.ok()
@@ -257,7 +257,7 @@ impl OlderMeta {
             Err(error) => error.to_string(),
         };
         warn!(
-            "cannot read {}: {problem}; the names of counters are unknown",
+            "cannot read {}: {problem}; the names of the sources and services that the counters belong to are unknown",
             path.display()
         );
         None

@@ -135,7 +135,7 @@ impl Hook {
         {
             warn!(
                 target: "allowlist::hook-failed",
-                "on_change: {}: {program}: {error:#}", event.source
+                "on_change: an event of source {}: {program}: {error:#}; `allowlist history` has the event", event.source
             );
         }
         if let Some(url) = &self.webhook
@@ -145,7 +145,7 @@ impl Hook {
             let host = url.host_str().unwrap_or_default();
             warn!(
                 target: "allowlist::hook-failed",
-                "on_change: {}: webhook at {host}: {error:#}; the event is not sent again",
+                "on_change: an event of source {}: webhook at {host}: {error:#}; the event is not sent again; `allowlist history` has it",
                 event.source,
             );
         }
@@ -200,13 +200,13 @@ impl Hook {
                 let status = status?;
                 group.leave();
                 if !status.success() {
-                    bail!("ended with {status}");
+                    bail!("the command ended with {status}");
                 }
                 Ok(())
             }
             Err(_) => {
                 bail!(
-                    "killed after {}; make the command faster, or raise `timeout`",
+                    "the command was killed after {}; make the command faster, or raise `timeout`",
                     humantime::format_duration(self.timeout)
                 )
             }
@@ -324,7 +324,8 @@ mod tests {
             ..Hook::default()
         };
         let error = run(&hook);
-        expect!["killed after 1s; make the command faster, or raise `timeout`"].assert_eq(&error);
+        expect!["the command was killed after 1s; make the command faster, or raise `timeout`"]
+            .assert_eq(&error);
         let pid = fs::read_to_string(&file).expect("it was started");
         let status = Path::new("/proc").join(pid.trim()).join("status");
         for _ in 0..100 {

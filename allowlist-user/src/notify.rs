@@ -103,7 +103,11 @@ fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         [b'/', ..] => SocketAddr::from_pathname(name)?,
-        _ => return Err(io::Error::other("is neither a path nor an abstract name")),
+        _ => {
+            return Err(io::Error::other(
+                "the address of the socket is neither a path nor an abstract name",
+            ));
+        }
     };
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(PATIENCE))?;

@@ -147,7 +147,7 @@ impl fmt::Display for Operation {
             Self::Accept {
                 source,
                 id: Some(id),
-            } => write!(out, "accept the list of {source}, {id}"),
+            } => write!(out, "accept the list of {source} with the id {id}"),
             Self::Refresh { sources } if sources.is_empty() => out.write_str("refresh nothing"),
             Self::Refresh { sources } => write!(out, "refresh {}", sources.join(" ")),
             Self::Reload { from: None } => out.write_str("reload"),

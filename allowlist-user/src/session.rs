@@ -51,7 +51,7 @@ pub fn check(
         return Ok(());
     };
     let interfaces = host_interfaces().unwrap_or_else(|error| {
-        warn!("{error:#}; the lockout check assumes that the session can use any interface");
+        warn!("{error:#}; the lockout check assumes that your session can arrive at any interface");
         Vec::new()
     });
     match evaluate(session, &interfaces, before, after, origin) {

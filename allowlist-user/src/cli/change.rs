@@ -8,7 +8,7 @@ use super::Output;
 use crate::control::CONFIRM_WITHIN;
 use crate::report::Only;
 
-/// Options of commit confirm and the lockout check.
+/// The options of commit confirm and of the lockout check, for commands that change the policy.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CareArgs {
     /// Roll the change back after this time, such as 60s, unless `allowlist confirm` follows; the kernel does so
@@ -20,7 +20,7 @@ pub struct CareArgs {
     pub force: bool,
 }
 
-/// Options of `list`.
+/// The options of `allowlist list`, which prints the active prefixes.
 #[derive(Debug, Args)]
 pub struct List {
     /// Print only the prefixes of this source, or those that contain an address or lie within a prefix
@@ -37,7 +37,7 @@ pub struct List {
     pub output: Output,
 }
 
-/// Options of `add`.
+/// The options of `allowlist add`, which allows prefixes to reach a service.
 #[derive(Debug, Args)]
 pub struct Add {
     /// Prefixes or addresses to allow; without any, they are read from standard input
@@ -59,7 +59,7 @@ pub struct Add {
     pub output: Output,
 }
 
-/// Options of `remove`.
+/// The options of `allowlist remove`, which removes prefixes that were added by command.
 #[derive(Debug, Args)]
 pub struct Remove {
     /// Prefixes or addresses, as they were added; without any, they are read from standard input
@@ -75,7 +75,7 @@ pub struct Remove {
     pub output: Output,
 }
 
-/// Options of `refresh`.
+/// The options of `allowlist refresh`, which fetches the lists of sources now.
 #[derive(Debug, Args)]
 pub struct Refresh {
     /// Fetch the list of this source only
@@ -85,7 +85,7 @@ pub struct Refresh {
     pub output: Output,
 }
 
-/// Options of `reload`.
+/// The options of `allowlist reload`, which reads the configuration again and activates it.
 #[derive(Debug, Args)]
 pub struct Reload {
     /// The options of the lockout check and of commit confirm.
@@ -96,7 +96,7 @@ pub struct Reload {
     pub output: Output,
 }
 
-/// Options of `rollback`.
+/// The options of `allowlist rollback`, which activates an earlier policy.
 #[derive(Debug, Args)]
 pub struct Rollback {
     /// The number of the policy to activate [default: the previous one]
@@ -113,7 +113,7 @@ pub struct Rollback {
     pub output: Output,
 }
 
-/// Options of `log`.
+/// The options of `allowlist log`, which prints the audit log.
 #[derive(Debug, Args)]
 pub struct Log {
     /// The number of entries to print, counted from the newest

@@ -14,10 +14,10 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use super::Cli;
 
-/// The section of the manual pages: 8, system administration.
+/// The section of the manual to which the man pages belong: 8, system administration.
 const SECTION: &str = "8";
 
-/// Options of `completions`.
+/// The options of `allowlist completions`, which prints a completion script for a shell.
 #[derive(Debug, Args)]
 pub struct Completions {
     /// The shell for which to print the script
@@ -25,7 +25,7 @@ pub struct Completions {
     pub shell: Shell,
 }
 
-/// Options of `man`.
+/// The options of `allowlist man`, which writes a man page for each command.
 #[derive(Debug, Args)]
 pub struct Pages {
     /// The folder to write the pages to; created if it is missing

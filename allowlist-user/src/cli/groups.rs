@@ -39,7 +39,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     ("Other commands", &["help"]),
 ];
-/// The column at which the descriptions of commands begin.
+/// The column at which the descriptions of commands begin in the list of commands of `--help`.
 const INDENT: usize = 15;
 /// The maximum length of a line of help, in columns.
 const WIDEST: usize = 100;

@@ -10,7 +10,7 @@ use super::Output;
 use crate::additions::SOURCE_PREFIX;
 use crate::export;
 
-/// Options of `fetch`.
+/// The options of `allowlist fetch`, which prints the prefixes of a source or of a provider.
 #[derive(Debug, Args)]
 pub struct Fetch {
     /// A source of the configuration, or a provider of the catalogue
@@ -26,7 +26,7 @@ pub struct Fetch {
     pub output: Output,
 }
 
-/// Options of `providers`.
+/// The options of `allowlist providers`, which prints the catalogue of providers.
 #[derive(Debug, Args)]
 pub struct Providers {
     /// The command for one provider; `None` to list providers.
@@ -58,7 +58,7 @@ pub enum ProvidersCommand {
     },
 }
 
-/// Options of `diff`.
+/// The options of `allowlist diff`, which prints the changes that a refresh would make.
 #[derive(Debug, Args)]
 pub struct Diff {
     /// Print the changes of this source only
@@ -68,7 +68,7 @@ pub struct Diff {
     pub output: Output,
 }
 
-/// Options of `history`.
+/// The options of `allowlist history`, which prints the changes of the lists.
 #[derive(Debug, Args)]
 pub struct History {
     /// Print the changes of this source only
@@ -81,7 +81,7 @@ pub struct History {
     pub output: Output,
 }
 
-/// Options of `accept`.
+/// The options of `allowlist accept`, which accepts a list that the gate rejected.
 #[derive(Debug, Args)]
 pub struct Accept {
     /// The source whose list was rejected
@@ -96,7 +96,7 @@ pub struct Accept {
     pub output: Output,
 }
 
-/// Options of `export`.
+/// The options of `allowlist export`, which prints the allowed prefixes in another firewall's format.
 #[derive(Debug, Args)]
 pub struct Export {
     /// The export format; docs/export.md describes how to load each

@@ -144,7 +144,7 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
 /// `None` if there is no list to approve; the daemon then states the reason.
 async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<Option<String>> {
     let rejected: RejectedLists = serde_json::from_str(&client.report("rejected", true).await?)
-        .context("cannot parse the daemon's answer; does it have another version?")?;
+        .context("cannot parse the daemon's answer; after an upgrade, restart the daemon, so that it has the version of this command")?;
     let Some(list) = rejected.sources.get(source).filter(|list| list.acceptable) else {
         return Ok(None);
     };
@@ -215,7 +215,7 @@ fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
     let mut text = String::new();
     input
         .read_to_string(&mut text)
-        .context("cannot read standard input as text")?;
+        .context("cannot read standard input as UTF-8 text; nothing was changed")?;
     let mut prefixes = Vec::new();
     let mut problems = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -242,7 +242,7 @@ fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
     }
     ensure!(
         !prefixes.is_empty(),
-        "standard input has no prefix; nothing was changed"
+        "standard input has no prefix; nothing was changed; write one prefix per line"
     );
     ensure!(
         prefixes.len() <= MOST,

@@ -57,13 +57,13 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
     warnings.extend(found.warnings);
     let problems = found.missing.iter().map(|name| match config.at_start {
         AtStart::Wait => Ok(format!(
-            "sources.{name} has no list, and a start would wait for it before it filters (at_start = \"wait\")"
+            "sources.{name} has no list: a start would not activate the configuration until the list is fetched (at_start = \"wait\")"
         )),
         AtStart::Pass => Err(format!(
-            "sources.{name} has no list: until there is one, its services are open to every address (at_start = \"pass\")"
+            "sources.{name} has no list: until it is fetched, the services that allow this source are open to every address (at_start = \"pass\")"
         )),
         AtStart::Drop => Err(format!(
-            "sources.{name} has no list: until there is one, it allows no address (at_start = \"drop\")"
+            "sources.{name} has no list: until it is fetched, this source allows no address (at_start = \"drop\")"
         )),
     });
     for problem in problems {

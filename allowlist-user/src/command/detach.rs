@@ -21,13 +21,13 @@ pub(super) fn run(paths: &Paths, options: &Detach) -> Result<()> {
     let output = options.output;
     if !options.force {
         dataplane::require_namespace(&paths.pin_dir).context(
-            "nothing was detached; run `allowlist detach` in that namespace (`nsenter --net=/proc/PID/ns/net`), or use --force",
+            "nothing was detached, because the filter is in another network namespace; run `allowlist detach` in that namespace (`nsenter --net=/proc/PID/ns/net`), or use --force",
         )?;
     }
     let interfaces = dataplane::detach_all(&paths.pin_dir)?;
     if let Some(daemon) = wait_for_daemon(&paths.state_dir) {
         warn!(
-            "{daemon} has not ended within {} s and still locks {}; `allowlist run` fails until it ends",
+            "{daemon} has not ended within {} s and still locks {}; `allowlist run` fails until that process ends",
             PATIENCE.as_secs(),
             paths.state_dir.display()
         );

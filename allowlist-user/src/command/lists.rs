@@ -171,7 +171,7 @@ fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Sourc
                 codes.join(", ")
             };
             format!(
-                "there is no region {code:?}; {} has {there_are}",
+                "there is no region {code:?}; the provider {} has {there_are}",
                 provider.name
             )
         })
@@ -392,7 +392,10 @@ pub(super) async fn export(paths: &Paths, options: &Export) -> Result<()> {
         .iter()
         .filter(|source| source.can_change() && !options.fetch)
     {
-        info!("{}: no last-good list on disk; fetching it", source.name);
+        info!(
+            "{}: no last-good list is on disk; fetching the list",
+            source.name
+        );
     }
     feeds.append(&mut fetch_all(missing.into_iter()).await?);
     let lists: Vec<_> = sources

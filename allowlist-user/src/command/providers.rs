@@ -82,7 +82,7 @@ async fn holders(
     } else {
         for provider in fetched {
             if !searched.contains(&provider.name) {
-                found.skip(&provider.name, "its list needs --fetch");
+                found.skip(&provider.name, "add --fetch to fetch and search them");
             }
         }
     }
@@ -131,7 +131,9 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
         Ok(Some(state)) => state,
         Ok(None) => return Ok(Vec::new()),
         Err(error) => {
-            warn!("not searching the last-good lists: {error}");
+            warn!(
+                "the last-good lists of configured sources are not searched, so the result may be incomplete: {error}"
+            );
             return Ok(Vec::new());
         }
     };
@@ -153,7 +155,7 @@ fn last_good(paths: &Paths, providers: &[&Provider], found: &mut Holders) -> Res
             }
             Ok(None) => {}
             Err(error) => warn!(
-                "not searching the last-good list of {}: {error}",
+                "the last-good list of source {} is not searched, so the result may be incomplete: {error}",
                 source.name
             ),
         }

@@ -69,9 +69,11 @@ impl Bodies {
         match timeout(TIME, to_bytes(body, LONGEST)).await {
             Ok(Ok(bytes)) => Ok((bytes, permit)),
             Ok(Err(error)) => Err(invalid(format!(
-                "the body cannot be read, or is longer than {LONGEST} bytes: {error}"
+                "the body of the request cannot be read, or is longer than {LONGEST} bytes: {error}"
             ))),
-            Err(_) => Err(invalid(format!("the body took longer than {TIME:?}"))),
+            Err(_) => Err(invalid(format!(
+                "the body of the request was not complete within {TIME:?}"
+            ))),
         }
     }
 }

@@ -46,7 +46,7 @@ impl<'p> Client<'p> {
         let (status, body) = self.send(request, body, PATIENCE).await?;
         if status.is_success() {
             return serde_json::from_slice(&body)
-                .context("cannot parse the daemon's answer; does it have another version?");
+                .context("cannot parse the daemon's answer; after an upgrade, restart the daemon, so that it has the version of this command");
         }
         Err(problem(status, &body))
     }
@@ -112,7 +112,7 @@ fn problem(status: StatusCode, body: &[u8]) -> anyhow::Error {
     match serde_json::from_slice::<ApiError>(body) {
         Ok(problem) => anyhow::Error::new(problem),
         Err(_) => anyhow!(
-            "the daemon answered {status} without an error code; does it have another version?"
+            "the daemon answered {status} without an error code; after an upgrade, restart the daemon, so that it has the version of this command"
         ),
     }
 }

@@ -207,12 +207,12 @@ async fn serve(stream: UnixStream, credentials: UCred, group: Option<Gid>, route
         router
     } else {
         warn!(
-            "control: refused a connection of {actor} (uid {})",
+            "control: refused a connection of {actor} (uid {}), since only root and the members of control_group have access",
             actor.uid
         );
         let problem = ApiError::new(
             ErrorCode::Forbidden,
-            "only root and the members of control_group have access; try sudo",
+            "only root and the members of control_group have access to the control socket; try sudo",
         );
         Router::new().fallback(async move || problem.clone().into_response())
     };

@@ -305,7 +305,7 @@ impl Daemon {
             .run(move |dataplane| dataplane.set_metadata(&metadata));
         if let Err(error) = stored.await {
             warn!(
-                "cannot store the names of sources in the kernel: {error:#}; reports may show the state of lists before this"
+                "cannot store the names and states of the sources in the kernel: {error:#}; until the next change or fetch, reports may show their earlier state"
             );
         }
     }

@@ -97,7 +97,9 @@ impl Daemon {
         if self.kernel.run(is_over).await || self.is_too_late().await {
             return Err(ApiError::new(
                 ErrorCode::NotConfirmed,
-                format!("{what}: the deadline has passed, and the change is rolled back"),
+                format!(
+                    "{what}: not confirmed, because the deadline has passed and the change is rolled back; make the change again"
+                ),
             ));
         }
         self.store.journal.confirm().map_err(anyhow::Error::from)?;
@@ -115,7 +117,7 @@ impl Daemon {
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
-        warn!(target: "allowlist::not-confirmed", "{}: not confirmed in time, rolled back", pending.what);
+        warn!(target: "allowlist::not-confirmed", "{}: not confirmed in time, so this change is rolled back", pending.what);
         // A publish must not end the state that the kernel rolled back to.
         self.kernel.run(Dataplane::fall_back).await?;
         let Some(number) = pending.revert_to else {
@@ -128,7 +130,7 @@ impl Daemon {
             self.kernel.run(|dataplane| dataplane.detach()).await?;
             bail_with!(
                 NotConfirmed,
-                "the start was not confirmed in time: the filter is detached, and every packet passes"
+                "the start was not confirmed in time: the filter is detached, and every packet passes; run `allowlist run` again, and then `allowlist confirm`"
             );
         };
         self.restore_policy(number).await?;
@@ -142,7 +144,7 @@ impl Daemon {
         let known = self.store.journal.known();
         let Some(before) = known.get(number) else {
             bail!(
-                "policy {number} is not in the journal any more, so the daemon cannot roll back to it; the kernel filters by the policy before the change"
+                "policy {number} is not in the journal any more, so the daemon cannot roll back to it; the kernel filters by the policy before the change; start the daemon again with `allowlist run`"
             );
         };
         let change = start_plan::back(known, before, self.state.written(), Timestamp::now());

@@ -80,7 +80,7 @@ impl Files {
             Ok(watcher) => Arc::new(Mutex::new(watcher)),
             Err(error) => {
                 warn!(
-                    "cannot watch source files ({error}); reading them at their interval (`every`)"
+                    "cannot watch the files of sources ({error}); a changed file is read only at the interval of its source (`every`)"
                 );
                 return Self {
                     _watcher: None,
@@ -154,7 +154,7 @@ fn watch_one(path: &Path, watcher: &Arc<Mutex<RecommendedWatcher>>, touched: &Ar
         for folder in &folders {
             if let Err(error) = lock(&watcher).watch(folder, RecursiveMode::NonRecursive) {
                 warn!(
-                    "cannot watch {} ({error}); reading its files at their interval (`every`)",
+                    "cannot watch the folder {} ({error}); a changed file in it is read only at the interval of its source (`every`)",
                     folder.display()
                 );
             }
@@ -164,7 +164,7 @@ fn watch_one(path: &Path, watcher: &Arc<Mutex<RecommendedWatcher>>, touched: &Ar
     // A place of its own, so that a blocked watch does not block reads of the file.
     if let Err(error) = within(&path.join("watch"), SETUP, work, late) {
         warn!(
-            "{} is not watched yet ({error}); reading it at its interval (`every`)",
+            "the file {} is not watched yet ({error}); until then, it is read only at the interval of its source (`every`)",
             path.display()
         );
     }

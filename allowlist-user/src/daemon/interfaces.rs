@@ -55,7 +55,10 @@ impl Interfaces {
             if let Some(warning) = program.warning {
                 warn!(target: "allowlist::attach-mode", "{warning}");
             }
-            info!("{name}: attached in {} mode", program.mode.name());
+            info!(
+                "{name}: the filter is attached in {} mode",
+                program.mode.name()
+            );
             if let Some(old) = self.traces.remove(&index) {
                 old.abort();
             }
@@ -66,7 +69,9 @@ impl Interfaces {
                 Ok(task) => {
                     self.traces.insert(index, task);
                 }
-                Err(error) => warn!("{name}: cannot print the trace: {error:#}"),
+                Err(error) => warn!(
+                    "{name}: cannot print the trace, so the packets of this interface are not logged: {error:#}"
+                ),
             }
         }
     }
@@ -141,7 +146,7 @@ impl Daemon {
         }
         if let Err(error) = interface::require_distinct(&self.state.config().interfaces) {
             warn!(
-                "{error:#}; until then, the services of the last of these names apply to the interface"
+                "{error:#}; while both names are configured, the services of the last one apply to the interface"
             );
         }
         let again = Transaction {
@@ -150,7 +155,7 @@ impl Daemon {
         };
         if let Err(error) = self.commit(again).await {
             warn!(
-                "the interfaces have changed, but services limited to an interface cannot be updated: {error}"
+                "the interfaces have changed, but the services that are limited to an interface cannot be updated: {error}; they apply to the earlier interfaces until the next change of a list or of the configuration"
             );
         }
         self.kernel.published_on.clone_from(now); // an error is logged once

@@ -71,7 +71,7 @@ impl Daemon {
         };
         for name in &opening.reading {
             warn!(
-                "{name}: its file was not read within {}; still reading",
+                "source {name}: its file was not read within {}; the start continues, and the file is used once it is read",
                 humantime::format_duration(FILES)
             );
         }
@@ -114,7 +114,9 @@ impl Daemon {
         lists.set_feed(name, Some(feed));
         let next = self.state.with_sources(lists);
         if let Err(error) = self.commit(Transaction::new(next)).await {
-            warn!("source {name}: the last-good list cannot be used: {error}");
+            warn!(
+                "source {name}: the last-good list cannot be activated: {error}; the present list stays active"
+            );
         }
     }
 }

@@ -103,7 +103,7 @@ impl Daemon {
         let reason = refused.reason(source);
         warn!(
             target: "allowlist::list-rejected",
-            "{reason}; {} (would add {} prefixes and remove {})",
+            "{reason}; {} (the rejected list would add {} prefixes and remove {})",
             self.instead(name),
             refused.difference.added.len(),
             refused.difference.removed.len()
@@ -258,7 +258,7 @@ impl Daemon {
         if let Some(step) = step {
             warn!(
                 target: "allowlist::clock-set",
-                "the wall clock was set by {}s; grace periods are adjusted",
+                "the wall clock was set by {}s; the ends of grace periods are moved by this time",
                 step.as_secs()
             );
             self.state.sources_mut().apply_clock_step(now, step);
@@ -287,7 +287,7 @@ impl Daemon {
                 let max_age = source.map(|source| source.max_age).unwrap_or_default();
                 warn!(
                     target: "allowlist::list-stale",
-                    "{}: list is stale: last fetched {fetched}, max_age {}; still in use; see `allowlist status`",
+                    "{}: the list is stale: it was last fetched at {fetched}, and max_age is {}; it stays active; `allowlist sources` shows the next fetch",
                     event.source,
                     humantime::format_duration(max_age)
                 );
@@ -310,7 +310,7 @@ impl Daemon {
                 for event in &events {
                     let name = &event.source;
                     info!(
-                        "{name}: a grace period has ended; generation {}",
+                        "{name}: a grace period has ended, and its prefixes are not allowed any more; generation {}",
                         self.kernel.generation()
                     );
                     if let Some(source) = config.policy.source(name) {

@@ -76,7 +76,7 @@ impl Daemon {
                     Some(requester),
                     Err(ApiError::new(
                         ErrorCode::Busy,
-                        "a reload is in progress; try again",
+                        "a reload is in progress; try again when it has ended",
                     )),
                     None,
                 ),
@@ -383,7 +383,7 @@ impl Daemon {
             let reasons: Vec<_> = first
                 .missing
                 .iter()
-                .map(|(name, reason)| format!("{name}: no list: {reason}"))
+                .map(|(name, reason)| format!("source {name} has no list: {reason}"))
                 .collect();
             return Err(ApiError::new(ErrorCode::MissingLists, reasons.join("\n")));
         }

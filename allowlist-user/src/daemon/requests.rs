@@ -193,14 +193,14 @@ impl Daemon {
             return refuse(
                 ErrorCode::MissingLists,
                 format!(
-                    "the configuration is not active, since these sources have no list: {missing}; change the configuration and `allowlist reload`, or set at_start"
+                    "the configuration is not active, since these sources have no list: {missing}; change the configuration or its at_start, then run `allowlist reload`"
                 ),
             );
         }
         if self.reloading.is_some() {
             return Err(ApiError::new(
                 ErrorCode::Busy,
-                "a reload is in progress; try again",
+                "a reload is in progress; try again when it has ended",
             ));
         }
         if let Some(pending) = &self.pending {
@@ -208,7 +208,7 @@ impl Daemon {
             return refuse(
                 ErrorCode::ChangePending,
                 format!(
-                    "a change is pending ({} by {}) and is rolled back in {} s; `allowlist confirm` or `allowlist rollback` first",
+                    "a change is pending ({} by {}) and is rolled back in {} s; run `allowlist confirm` or `allowlist rollback` first",
                     pending.what,
                     pending.by,
                     left.as_secs()

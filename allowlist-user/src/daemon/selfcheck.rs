@@ -49,7 +49,7 @@ impl SelfCheck {
         if self.failure.as_ref() != Some(&error) {
             warn!(
                 target: "allowlist::self-check-failed",
-                "self-check: cannot read the kernel's state: {error}; the filter is unchanged"
+                "self-check: cannot read the kernel's state: {error}; the filter is unchanged, and the check is retried"
             );
             self.failure = Some(error);
         }
@@ -111,7 +111,7 @@ impl Daemon {
             if self_check.is_new(other) {
                 warn!(
                     target: &target(other),
-                    "self-check: {}; this daemon does not change it",
+                    "self-check: {}; the daemon reports this, and does not repair it",
                     other.text
                 );
             }
@@ -142,7 +142,7 @@ impl Daemon {
             if self_check.exhausted.insert(object(one)) {
                 warn!(
                     target: "allowlist::repairs-exhausted",
-                    "self-check: {}; repairs suspended after {REPAIRS} within a minute; find the process that undoes them",
+                    "self-check: {}; the daemon pauses repairs of this object after {REPAIRS} within a minute; find the process that undoes the repairs",
                     one.text
                 );
             }
@@ -168,7 +168,7 @@ impl Daemon {
         {
             match &done {
                 Ok(()) => {
-                    warn!(target: &target(one), "self-check: {}; the repair had no effect", one.text);
+                    warn!(target: &target(one), "self-check: {}; the repair had no effect; retrying", one.text);
                 }
                 Err(error) => warn!(
                     target: &target(one),

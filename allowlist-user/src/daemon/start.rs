@@ -67,7 +67,7 @@ impl Daemon {
             first = InitialLists::lists(wanted, store.state_dir(), Fetch::None, &late) => first,
         };
         require_namespace(&options.paths.pin_dir).context(
-            "not started; choose another --pin-dir (and --state-dir and --socket), or remove that filter with `allowlist detach --force`",
+            "the daemon is not started, because another filter uses this pin directory; choose another --pin-dir (and --state-dir and --socket), or remove the other filter with `allowlist detach --force`",
         )?;
         let control = Control::listen(&options.paths, config.control_group.as_deref())?;
         let (kernel, meta) = Kernel::open(&options.paths, tracking(&config)).await?;
@@ -129,13 +129,13 @@ impl Daemon {
         let config = Arc::clone(self.state.config());
         for (service, count) in self.state.additions().without_service(&config.policy) {
             warn!(
-                "{count} added prefixes have no effect: their service {service} is not configured any more"
+                "{count} added prefixes have no effect, because their service {service} is not configured any more; add [services.{service}] again if they are still needed"
             );
         }
         if self.state.mode() != config.mode {
             warn!(
                 target: "allowlist::mode-by-command",
-                "mode {} was set by command before this start; the configuration states {}",
+                "mode {0} was set by command before this start, but the configuration states {1}; to return to mode {1}, run `allowlist mode {1}`",
                 self.state.mode().name(),
                 config.mode.name()
             );
@@ -192,7 +192,7 @@ impl Daemon {
         if let Err(error) = self.store.journal.write() {
             // The filter starts without the journal.
             warn!(
-                "cannot write this policy to the journal: {error}; a rollback to it will not be possible"
+                "cannot write the policy of this start to the journal: {error}; a later rollback to this policy is not possible"
             );
             self.store.journal.undo_last();
             is_new = false;
@@ -290,11 +290,17 @@ impl Daemon {
         };
         for (name, reason) in missing.iter().filter(|(name, _)| !is_file(name)) {
             let consequence = match config.at_start {
-                AtStart::Wait => "the filter is not attached until the list arrives",
-                AtStart::Pass => "every address passes as if listed until the list arrives",
-                AtStart::Drop => "the source matches nothing until the list arrives",
+                AtStart::Wait => {
+                    "the filter is not attached until the list arrives (at_start = \"wait\")"
+                }
+                AtStart::Pass => {
+                    "every address passes as if listed until the list arrives (at_start = \"pass\")"
+                }
+                AtStart::Drop => {
+                    "the source matches nothing until the list arrives (at_start = \"drop\")"
+                }
             };
-            warn!(target: "allowlist::missing-list", "{name}: no list yet ({reason}); {consequence} (at_start)");
+            warn!(target: "allowlist::missing-list", "{name}: no list yet ({reason}); {consequence}");
         }
     }
 }
@@ -355,7 +361,7 @@ fn plan(options: &Options, journal: &mut Journal, waits: bool) -> StartPlan {
     let now = Timestamp::now();
     let mut plan = StartPlan::new(options.written.clone(), journal.known(), waits, mode, now);
     if let Some(what) = &plan.rolled_back {
-        warn!(target: "allowlist::not-confirmed", "{what}: not confirmed in time, rolled back");
+        warn!(target: "allowlist::not-confirmed", "{what}: not confirmed in time, so this change is rolled back");
     }
     if let Some(number) = plan.active_policy {
         warn!(

@@ -78,7 +78,9 @@ impl Daemon {
         };
         let (has_detached, is_detached, restored) = self.kernel.run(read).await;
         if has_detached {
-            bail!("the failed change has detached the filter");
+            bail!(
+                "a change failed and detached the filter, so every packet passes and the daemon ends; start it again with `allowlist run`"
+            );
         }
         if is_detached {
             self.detached();
@@ -100,7 +102,7 @@ impl Daemon {
                     Logged::done(),
                 );
                 return Err(error).context(
-                    "the pin directory was unmounted or removed, and cannot be restored; the filter ends with this process",
+                    "the pin directory was unmounted or removed, and cannot be restored; the daemon ends, and the filter with it; mount the BPF file system again, then start the daemon",
                 );
             }
         }
@@ -115,7 +117,7 @@ impl Daemon {
             Operation::Stop { filtering: false },
             Logged::done(),
         );
-        info!(target: "allowlist::detached", "stopped: the filter was detached");
+        info!(target: "allowlist::detached", "stopped, because another process detached the filter: every packet passes");
     }
 
     /// Ends the daemon with the filter attached, and stops its trace. `message` is the log record.

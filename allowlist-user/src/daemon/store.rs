@@ -70,7 +70,9 @@ impl Store {
                     path: path.clone(),
                     cause,
                 };
-                warn!("{error}; starting without last-good lists; changes are not stored");
+                warn!(
+                    "{error}; starting without last-good lists, and a restart loses changes; repair the state directory, then restart the daemon"
+                );
                 (StateDir::unopened(&path), None)
             }
             opened => opened?,
@@ -168,7 +170,9 @@ impl Store {
         let record = entry.into();
         let added = self.disk().and_then(|_| Ok(self.event_log.add(&record)?));
         if let Err(error) = added {
-            warn!("cannot append to the audit log: {error:#}");
+            warn!(
+                "cannot append to the audit log, so `allowlist log` will lack this operation: {error:#}"
+            );
         }
     }
 
@@ -177,7 +181,10 @@ impl Store {
         let record = event.into();
         let added = self.disk().and_then(|_| Ok(self.event_log.add(&record)?));
         if let Err(error) = added {
-            warn!("{}: cannot append to the history: {error:#}", event.source);
+            warn!(
+                "{}: cannot append to the history, so `allowlist history` will lack an event of this source: {error:#}",
+                event.source
+            );
         }
     }
 
@@ -194,7 +201,7 @@ impl Store {
                 self.kept.insert(source.name.clone(), Instant::now());
             }
             Err(error) => warn!(
-                "{}: cannot store the list for the next start: {error:#}",
+                "{}: cannot store the list for the next start: {error:#}; the list is active, and storing it is retried after the next fetch",
                 source.name
             ),
         }

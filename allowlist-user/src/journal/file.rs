@@ -168,7 +168,7 @@ impl File {
             Err(cause) => {
                 self.is_unread = true;
                 warn!(
-                    "{}: {error}, and cannot be renamed: {cause}; {lost}",
+                    "{}: {error}, and the file cannot be renamed: {cause}; {lost}, and changes are not stored; rename the file, then restart the daemon",
                     path.display()
                 );
             }
@@ -183,7 +183,10 @@ impl File {
         if let Err(error) = removed
             && error.kind() != ErrorKind::NotFound
         {
-            warn!("{}: cannot be removed: {error}", older.display());
+            warn!(
+                "{}: cannot remove this journal of an earlier version, whose records are in the present one: {error}",
+                older.display()
+            );
         }
     }
 
@@ -321,7 +324,9 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn unread() -> io::Error {
-    io::Error::other("it could not be read at the start, so nothing is appended")
+    io::Error::other(
+        "the file could not be read at the start, so nothing is appended; repair the disk, then restart the daemon",
+    )
 }
 
 fn whole_lines(bytes: &[u8]) -> u64 {

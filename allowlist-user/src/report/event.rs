@@ -34,7 +34,9 @@ impl Epoch {
 pub fn seen_text(seen: &Seen, epoch: Epoch) -> String {
     match seen {
         Seen::Drop(event, interface) => drop_text(event, interface, epoch),
-        Seen::Suppressed(more) => format!("{more} more drops were not shown (rate limit)"),
+        Seen::Suppressed(more) => format!(
+            "{more} more dropped packets are not shown, since the rate of this output is limited"
+        ),
         Seen::Detached => "the filter was detached".to_owned(),
     }
 }

@@ -95,7 +95,10 @@ impl Holders {
             text += &format!("{}  {}  {list}{region}\n", holder.provider, holder.prefix);
         }
         if self.holders.is_empty() {
-            text += &format!("no searched entry contains {}\n", self.address);
+            text += &format!(
+                "no searched list of the catalogue contains {}\n",
+                self.address
+            );
         }
         let reasons: std::collections::BTreeSet<_> =
             self.not_searched.iter().map(|one| &one.reason).collect();
@@ -103,8 +106,11 @@ impl Holders {
             let names = self.not_searched.iter().filter(|one| one.reason == *reason);
             let names: Vec<_> = names.map(|one| &*one.provider).collect();
             text += &match names[..] {
-                [name] => format!("not searched: {name}: {reason}\n"),
-                _ => format!("not searched: {} entries: {reason}\n", names.len()),
+                [name] => format!("not searched: the list of provider {name}: {reason}\n"),
+                _ => format!(
+                    "not searched: the lists of {} providers: {reason}\n",
+                    names.len()
+                ),
             };
         }
         text

@@ -69,7 +69,7 @@ impl Status {
             }
             if source.is_stale(self.now) {
                 text += &format!(
-                    "warning: {name}: list is stale: {} old, max_age {}\n",
+                    "warning: {name}: the list is stale: it is {} old, and max_age is {}; it stays active\n",
                     ago(self.age_of(source).unwrap_or_default()),
                     ago(source.max_age_seconds.unwrap_or_default().cast_signed())
                 );

@@ -126,7 +126,7 @@ impl Status {
         {
             let (active, configured) = (self.mode().name(), configured.name());
             warnings.push(format!(
-                "mode {active} by command: {origin} states {configured}; start the daemon, then run `allowlist mode {configured}` to return to it"
+                "mode {active} was set by command, but {origin} states {configured}; to return to mode {configured}, start the daemon, then run `allowlist mode {configured}`"
             ));
         }
         warnings
@@ -208,7 +208,7 @@ impl Status {
         for attachment in self.attachments.iter().filter(|one| !is_explained(one)) {
             if attachment.is_elsewhere {
                 text += &format!(
-                    "{} was moved to another network namespace, and stays filtered there until the next start or `allowlist detach`\n",
+                    "interface {} was moved to another network namespace, and stays filtered there until the next start or `allowlist detach`\n",
                     attachment.name
                 );
             }
@@ -255,13 +255,13 @@ impl Status {
         }
         if daemon.inactive {
             text += &format!(
-                "WAITING for lists of {}: the configuration is inactive until they are fetched (at_start)\n",
+                "WAITING for lists of {}: the configuration is inactive until these lists are fetched (at_start = \"wait\")\n",
                 daemon.missing_sources.join(", ")
             );
         }
         if daemon.failing_open {
             text += &format!(
-                "OPEN: until lists of {} are fetched, these sources match every address (at_start)\n",
+                "OPEN: until lists of {} are fetched, these sources match every address (at_start = \"pass\")\n",
                 daemon.missing_sources.join(", ")
             );
         }

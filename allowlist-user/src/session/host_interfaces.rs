@@ -11,7 +11,7 @@ use nix::net::if_::InterfaceFlags;
 /// Returns all network interfaces of this host, in the order of their names.
 pub(super) fn host_interfaces() -> Result<Vec<HostInterface>> {
     let mut interfaces = BTreeMap::new();
-    for entry in getifaddrs().context("cannot list this host's addresses")? {
+    for entry in getifaddrs().context("cannot list the addresses of this host's interfaces")? {
         let name = entry.interface_name;
         let interface: &mut HostInterface = interfaces.entry(name).or_default();
         let has_no_link = entry.flags.contains(InterfaceFlags::IFF_NOARP)

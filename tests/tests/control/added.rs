@@ -163,7 +163,7 @@ fn a_batch_is_added_as_a_whole_or_not_at_all() -> anyhow::Result<()> {
     let ended = host.run_with(&add, "# nothing\n")?;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     expect![[r#"
-        error: standard input has no prefix; nothing was changed
+        error: standard input has no prefix; nothing was changed; write one prefix per line
     "#]]
     .assert_eq(&ended.stderr);
     Ok(())

@@ -437,8 +437,8 @@ fn a_hook_receives_changes() -> anyhow::Result<()> {
     };
     eventually(|| Ok(failures().len() == 2)).with_context(|| filter.output())?;
     expect![[r#"
-        <time> warning[hook-failed]: on_change: vendor: <files>/script: cannot start; check `command` and its permissions: No such file or directory (os error)
-        <time> warning[hook-failed]: on_change: vendor: webhook at 127.0.0.1: the server answered 400; check `webhook`; the event is not sent again
+        <time> warning[hook-failed]: on_change: an event of source vendor: <files>/script: cannot start; check `command` and its permissions: No such file or directory (os error); `allowlist history` has the event
+        <time> warning[hook-failed]: on_change: an event of source vendor: webhook at 127.0.0.1: the server answered 400; check `webhook`; the event is not sent again; `allowlist history` has it
     "#]].assert_eq(&failures().concat());
     assert!(gets_through(&setup.testbed, "198.18.0.3")?);
     Ok(())

@@ -315,7 +315,7 @@ fn detaching_ends_the_daemon() -> anyhow::Result<()> {
     assert!(filter.wait(SOON)?.success(), "{}", filter.output());
     let log = filter.stderr();
     let last = log.lines().last().unwrap_or_default();
-    expect!["<time> [detached]: stopped: the filter was detached"]
+    expect!["<time> [detached]: stopped, because another process detached the filter: every packet passes"]
         .assert_eq(&normalized(last, None));
     eventually(|| gets_through(&testbed, STRANGERS[0]))?;
     assert!(!testbed.scratch.file("socket").exists());

@@ -114,7 +114,7 @@ fn a_restart_that_waits_keeps_the_filter() -> anyhow::Result<()> {
         "{refused:?}"
     );
     expect![[r#"
-        error[missing-lists]: the configuration is not active, since these sources have no list: vendor; change the configuration and `allowlist reload`, or set at_start
+        error[missing-lists]: the configuration is not active, since these sources have no list: vendor; change the configuration or its at_start, then run `allowlist reload`
     "#]].assert_eq(&refused.stderr);
     // The corrected configuration is active at once.
     std::fs::write(&path, CONFIG)?;

@@ -42,8 +42,9 @@ impl Interfaces {
         }
         if index_of(name).is_none() {
             let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
-            self.warnings
-                .push(format!("this host has no interface {name} now{hint}"));
+            self.warnings.push(format!(
+                "this host has no interface {name} now; it is filtered once it appears{hint}"
+            ));
             return;
         }
         let facts = match interface::look_up(name).await {

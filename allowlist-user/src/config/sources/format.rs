@@ -106,7 +106,7 @@ fn read_lines(table: &Table, problems: &mut Problems) -> Format {
     {
         node.wrong(
             problems,
-            format!("{word:?} is not one word; write only the first word of the lines"),
+            format!("{word:?} is not one word; write only the first word of the lines that have prefixes"),
         );
     }
     if lines == Lines::default() {

@@ -74,7 +74,7 @@ fn a_security_group_has_at_most_1000_rules() {
     assert!(export_one(Format::AwsSecurityGroup, "a", &apart(1000)).is_ok());
     let error = export_one(Format::AwsSecurityGroup, "a", &apart(1001)).expect_err("too many");
     assert_eq!(error.code(), ErrorCode::Refused);
-    expect!["1001 IPv4 prefixes do not fit into a security group, which has up to 1000 rules; export fewer sources, or run the filter on the host"].assert_eq(&error.to_string());
+    expect!["1001 IPv4 prefixes do not fit into a security group, which has up to 1000 rules; export fewer sources, or run allowlist on the servers"].assert_eq(&error.to_string());
 }
 
 #[test]
@@ -123,10 +123,10 @@ fn invalid_accounts_are_refused() {
         panic!("{errors:?}")
     };
     expect![[r#"
-        mysql-grant requires a user; use the user that the vendor requires
-        mysql-grant requires a database; use the database that the vendor requires
+        mysql-grant requires a user; set --user to the user that the vendor requires
+        mysql-grant requires a database; set --database to the database that the vendor requires
         "u'@'%" is not a valid user for mysql-grant: use up to 32 letters, digits, `-` and `_`
         "%" is not a valid database for mysql-grant: use up to 64 letters, digits, `-` and `_`
         "uuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu" is not a valid user for mysql-grant: use up to 32 letters, digits, `-` and `_`
-        vendor has only IPv6 prefixes (1), but the host of a MySQL account is an IPv4 prefix or one address; filter IPv6 on the host"#]].assert_eq(&errors.map(|error| error.to_string()).join("\n"));
+        vendor has only IPv6 prefixes (1), but the host of a MySQL account is an IPv4 prefix or one address; filter IPv6 on the database server"#]].assert_eq(&errors.map(|error| error.to_string()).join("\n"));
 }

@@ -109,7 +109,7 @@ const ALLOWED: Decision = Decision {
 fn with_names() {
     expect![[r#"
         192.0.2.9 to tcp/443 on eth0 passes; generation 3
-        pass allowed: step 4: web covers it and allows vendor, which lists 192.0.2.9
+        pass allowed: step 4: web covers such packets and allows vendor, which lists 192.0.2.9
 
         prefix        reaches  listed by      grace period
         192.0.2.0/24  ssh web  office vendor  for vendor until 2026-01-02T12:00:00Z
@@ -132,7 +132,7 @@ fn with_names() {
 fn without_names() {
     expect![[r#"
         192.0.2.9 to tcp/443 on eth0 passes; generation 3
-        pass allowed: step 4: a service whose name is unknown covers it and allows a source whose name is unknown, which lists 192.0.2.9
+        pass allowed: step 4: a service whose name is unknown covers such packets and allows a source whose name is unknown, which lists 192.0.2.9
 
         prefix        reaches  listed by  grace period
         192.0.2.0/24                      -
@@ -178,9 +178,9 @@ fn open_flows_are_reported() {
     explanation.flows = Some(2);
     expect![[r#"
         192.0.2.9 to tcp/443 on eth0 is dropped; generation 3
-        drop default: step 6: no service covers it, and default = "drop"
+        drop default: step 6: no service covers such packets, and default = "drop"
 
-        this host has 2 flows with 192.0.2.9: answers to them pass
+        this host tracks 2 flows with 192.0.2.9: answers to these flows pass
 
         prefix        reaches  listed by      grace period
         192.0.2.0/24  ssh web  office vendor  for vendor until 2026-01-02T12:00:00Z

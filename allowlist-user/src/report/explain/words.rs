@@ -20,7 +20,7 @@ impl Report for Explanation {
         }
         if let Some(flows @ 1..) = self.flows {
             text += &format!(
-                "\nthis host has {flows} flows with {}: answers to them pass\n",
+                "\nthis host tracks {flows} flows with {}: answers to these flows pass\n",
                 self.question.address
             );
         }
@@ -137,17 +137,19 @@ impl Explanation {
         let address = self.question.address;
         match reached.row.decision.reason {
             Reason::Allowed => format!(
-                "step 4: {services} covers it and allows {}, which lists {address}",
+                "step 4: {services} covers such packets and allows {}, which lists {address}",
                 named(&reached.sources, "a source whose name is unknown")
             ),
             Reason::NotAllowed if self.prefixes.is_empty() => {
-                format!("step 4: {services} covers it, and no source lists {address}")
+                format!("step 4: {services} covers such packets, and no source lists {address}")
             }
             Reason::NotAllowed => {
-                format!("step 4: {services} covers it, and allows no source that lists {address}")
+                format!(
+                    "step 4: {services} covers such packets, and allows no source that lists {address}"
+                )
             }
             Reason::Default => format!(
-                "step 6: no service covers it, and default = \"{}\"",
+                "step 6: no service covers such packets, and default = \"{}\"",
                 self.control.default_verdict.name()
             ),
             Reason::InternalError => {
