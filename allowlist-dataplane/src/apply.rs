@@ -79,7 +79,7 @@ impl Dataplane {
         match self.restore(&found) {
             Ok(()) => Err(error),
             Err(again) => Err(again.context(format!(
-                "{error:#}; and the earlier state could not be restored"
+                "{error:#}; the earlier state of the filter could not be restored either, so the change may be active in part (see `allowlist status`)"
             ))),
         }
     }
@@ -99,7 +99,7 @@ impl Dataplane {
                 if publication.forgets_counts {
                     warn!(
                         target: "allowlist::counters-reset",
-                        "the match ids are renumbered, so the counters of sources and services restart at 0"
+                        "sources and services have new ids in the kernel, so their counters restart at 0"
                     );
                     self.forget_counts()?;
                 }
@@ -178,7 +178,7 @@ impl Dataplane {
         for name in detached {
             info!(
                 target: "allowlist::detached",
-                "{name}: detached, not configured any more"
+                "{name}: the filter is detached, because the interface is not configured any more"
             );
         }
         Ok(())

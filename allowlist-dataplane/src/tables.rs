@@ -241,7 +241,7 @@ impl SlotTables {
         };
         if published.forgotten > before {
             bail!(
-                "generation {before} cannot be restored: more than {REMEMBERED} prefixes have changed since"
+                "cannot restore generation {before} of the tables: more than {REMEMBERED} prefixes have changed since"
             );
         }
         while let Some((changed, undo)) = published.undo.pop_back() {

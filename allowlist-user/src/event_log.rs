@@ -206,7 +206,7 @@ fn migrate(folder: &Path, log: &Lines<2>) -> io::Result<()> {
                 done.push((path, read.damaged));
             }
             Err(error) => {
-                warn!("{error:#}; the records of this file are not moved to the event log")
+                warn!("{error:#}; the records of this file are not moved to the event log");
             }
         }
     }
