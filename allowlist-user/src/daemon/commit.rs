@@ -138,6 +138,7 @@ impl Daemon {
             self.state = next;
             return Ok(Committed::default());
         }
+        let always = always || self.kernel.is_behind;
         let Plan { changes, writes } = plan(&self.state, &next, always, ids, index_of, now)?;
         if let Some(options) = &options {
             self.require_session(&next, &writes, options, origin)?;

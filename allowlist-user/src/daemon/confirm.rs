@@ -120,6 +120,7 @@ impl Daemon {
         warn!(target: "allowlist::not-confirmed", "{}: not confirmed in time, so this change is rolled back", pending.what);
         // A publish must not end the state that the kernel rolled back to.
         self.kernel.run(Dataplane::fall_back).await?;
+        self.kernel.is_behind = true; // lists may have changed since the change
         let Some(number) = pending.revert_to else {
             self.log(
                 Actor::Daemon,

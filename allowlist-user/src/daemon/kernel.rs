@@ -25,6 +25,9 @@ pub(super) struct Kernel {
     pub(super) ids: IdTable,
     /// Whether `ids` names all ids of the counters in the kernel; if not, the counters restart at 0 with the first publish.
     pub(super) are_counts_known: bool,
+    /// Whether the kernel may judge by another state than the daemon's, so that the next change publishes a generation
+    /// even if it leaves the tables as they are.
+    pub(super) is_behind: bool,
     /// The tables that this process published last; `None` before its first publish.
     pub(super) tables: Option<Arc<Tables>>,
     /// By interface name: the interface's index at the last publish.
@@ -45,6 +48,7 @@ impl Kernel {
             generation: Arc::default(),
             ids: IdTable::default(),
             are_counts_known: false,
+            is_behind: false,
             tables: None,
             published_on: BTreeMap::new(),
         };
@@ -86,12 +90,14 @@ impl Kernel {
         write: Write,
         confirm_within: Option<Duration>,
     ) -> Result<AttachedPrograms> {
+        let is_behind = std::mem::replace(&mut self.is_behind, true); // until the write is done
         let (write, attached) = self
             .run(move |dataplane| -> Result<_> {
                 let attached = dataplane.apply(&write, confirm_within)?;
                 Ok((write, attached))
             })
             .await?;
+        self.is_behind = is_behind && matches!(write, Write::Mode(_));
         if let Write::Generation(publication) = write {
             self.published_on = indices_of(&publication.names);
             self.ids = publication.tables.ids.clone();

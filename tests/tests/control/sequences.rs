@@ -189,7 +189,14 @@ fn perform(
             entry["ttl_seconds"] = json!(1);
             let done = request(host, "add", json!({"entries": [entry]}), false)?;
             if done.is_some() {
-                eventually(|| Ok(!super::added(host)?.contains(&added(prefix))))?;
+                eventually(|| {
+                    let document = host.done(&["list", "--added", "--json"]);
+                    let document: Value = serde_json::from_str(&document)?;
+                    let rows = document["added"].as_array().context("an array")?;
+                    Ok(!rows.iter().any(|row| {
+                        row["prefix"] == entry["prefix"] && row["service"] == entry["service"]
+                    }))
+                })?;
             }
             Ok(done.map(|_| Vec::new()))
         }
@@ -249,14 +256,14 @@ fn play(operations: &[Operation]) -> anyhow::Result<()> {
     eventually(|| Ok(observed(&host)? == expected(&model, list)))?;
     for (step, operation) in operations.iter().enumerate() {
         let before = expected(&model, list);
-        let done = perform(&mut host, operation, &model)?;
+        let place = format!("step {step} of {operations:?}: {operation:?}");
+        let done = perform(&mut host, operation, &model).with_context(|| place.clone())?;
         let is_answered = !matches!(operation, Operation::Edit(_) | Operation::Miss { .. });
         let is_done = model.apply(operation);
         if let Operation::Refresh(other) = operation {
             list = *other;
         }
         let after = expected(&model, list);
-        let place = format!("step {step} of {operations:?}: {operation:?}");
         if is_answered {
             ensure!(done.is_some() == is_done, "{place}: {done:?}");
         }

@@ -60,7 +60,7 @@ impl Machine {
             let left = self.deadline.saturating_duration_since(Instant::now());
             match self.output.recv_timeout(left) {
                 Ok(chunk) => {
-                    consume(&chunk.context("cannot read the console of the virtual machine")?)
+                    consume(&chunk.context("cannot read the console of the virtual machine")?);
                 }
                 Err(RecvTimeoutError::Timeout) => return Ok(false),
                 Err(RecvTimeoutError::Disconnected) => break,
