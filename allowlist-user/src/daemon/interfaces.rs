@@ -55,10 +55,7 @@ impl Interfaces {
             if let Some(warning) = program.warning {
                 warn!(target: "allowlist::attach-mode", "{warning}");
             }
-            info!(
-                "{name}: the filter is attached in {} mode",
-                program.mode.name()
-            );
+            info!("{name}: attached in {} mode", program.mode.name());
             if let Some(old) = self.traces.remove(&index) {
                 old.abort();
             }
