@@ -52,7 +52,8 @@ pub const MATCHES: &str = "MATCHES";
 pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 /// Array of [`Interface`], by interface slot. Only userspace uses it.
 pub const INTERFACES: &str = "INTERFACES";
-/// Array of [`Identity`], by interface slot: the expected state for the self-check. Only userspace uses it.
+/// Array of [`Identity`], by interface slot: the interface and the ids of the programs and maps that were attached there.
+/// The self-check compares the kernel with it; only userspace uses it.
 pub const IDENTITIES: &str = "IDENTITIES";
 /// Array of one [`PublishedValue`]: a copy of the last stored control word, and whether `detach` has started. Only
 /// userspace uses it.

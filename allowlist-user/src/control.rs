@@ -90,7 +90,7 @@ pub type Request = Operation<Vec<PrefixRequest>>;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrefixRequest {
-    /// The text of a prefix or of an address.
+    /// The prefix or address to add or to remove, such as `192.0.2.0/24` or `192.0.2.1`.
     pub prefix: String,
     /// The name of the service. In a removal, `None` stands for all services to which the prefix was added.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -50,7 +50,8 @@ impl VolatileRef<'_, ForeignPort> {
 pub struct Crowding {
     /// The start of the counting period, in seconds.
     pub since: u32,
-    /// The number of flows that were newly marked as foreign in this period.
+    /// The number of flows that were newly marked as foreign (initiated by the remote side) in the counting period that
+    /// begins at `since`.
     pub marks: u32,
 }
 

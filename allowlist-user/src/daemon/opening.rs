@@ -23,7 +23,8 @@ pub(super) struct Opening {
     until: Instant,
 }
 
-/// Waits until the time limit of the first reads; waits forever if `opening` is `None`.
+/// Waits until the time limit for the first reads of the sources' files after a start has passed; waits forever if
+/// `opening` is `None`, because the start is complete.
 pub(super) async fn opening_ends(opening: Option<&Opening>) {
     if let Some(opening) = opening {
         sleep_until(opening.until).await;

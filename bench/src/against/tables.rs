@@ -145,7 +145,7 @@ impl Layout {
         bytes.extend(ranges.v6.iter().flat_map(|offset| offset.to_ne_bytes()));
         ensure!(
             ranges.pool.len() <= POOL,
-            "the benchmark's list is too large for the smallest table of ranges"
+            "the list of the benchmark does not fit the smallest range table; use a shorter list in `against/tables.rs`"
         );
         bytes.extend(ranges.pool.iter().flat_map(|word| word.to_ne_bytes()));
         bytes.resize(self.generation, 0);
