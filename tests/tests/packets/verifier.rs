@@ -3,14 +3,14 @@
 use allowlist_dataplane::verify;
 use allowlist_tests::{require_root, skip};
 
-/// A fifth of the kernel's limit. Older verifiers process more instructions for the same program, and a change that doubles
-/// the number should fail this test long before a kernel refuses the program.
-const LIMIT: u32 = 200_000;
+/// A quarter of the kernel's limit. Older verifiers process more instructions for the same program (Linux 6.1: 200,137),
+/// and a change that doubles the number should fail this test long before a kernel refuses the program.
+const LIMIT: u32 = 250_000;
 /// The limit with `--trace`, whose log output adds many paths.
 const LIMIT_WITH_TRACE: u32 = 600_000;
 
 #[test]
-fn verified_instructions_are_below_a_fifth_of_the_limit() {
+fn verified_instructions_are_below_a_quarter_of_the_limit() {
     require_root!();
     for (trace, limit) in [(false, LIMIT), (true, LIMIT_WITH_TRACE)] {
         let verified = verify(trace).expect("the programs load");
