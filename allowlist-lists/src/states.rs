@@ -411,7 +411,7 @@ fn proposal(
         .collect();
     let is_same = |last: &Feed| difference.is_empty() && last.grace.len() == feed.grace.len();
     let needs_publish =
-        last.is_none_or(|last| !is_same(last) && sorted_active(last) != sorted_active(&feed));
+        last.is_none_or(|last| !is_same(last) && last.sorted_active() != feed.sorted_active());
     if matches!(source.origin, Origin::Names(_)) {
         // The answers of a name rotate: a grace prefix that returns was never removed, and a missing one may return.
         difference
@@ -445,12 +445,6 @@ fn is_in_grace(grace: &[GracePrefix], prefix: &IpNet) -> bool {
     grace
         .binary_search_by_key(prefix, |grace| grace.prefix)
         .is_ok()
-}
-
-fn sorted_active(feed: &Feed) -> Vec<IpNet> {
-    let mut prefixes: Vec<IpNet> = feed.active().collect();
-    prefixes.sort_unstable();
-    prefixes
 }
 
 fn events(

@@ -67,8 +67,7 @@ fn whats(events: Vec<Event>) -> Vec<EventKind> {
 }
 
 fn active(lists: &SourceStates) -> String {
-    let mut prefixes: Vec<_> = lists.feeds()["vendor"].active().collect();
-    prefixes.sort_unstable();
+    let prefixes = lists.feeds()["vendor"].sorted_active();
     let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
     prefixes.join(" ")
 }

@@ -151,6 +151,13 @@ impl Feed {
         self.prefixes.iter().copied().chain(grace)
     }
 
+    /// Returns the active prefixes: those of the list and the grace prefixes; distinct and sorted.
+    pub fn sorted_active(&self) -> Vec<IpNet> {
+        let mut prefixes: Vec<IpNet> = self.active().collect();
+        prefixes.sort_unstable();
+        prefixes
+    }
+
     /// Returns the number of active prefixes, grace prefixes included.
     pub fn len(&self) -> usize {
         self.prefixes.len() + self.grace.len()

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use allowlist_policy::Feed;
 use allowlist_policy::compile::{CompileError, IdTable, Tables};
-use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::sources::is_shared;
 use super::{EffectiveState, difference};
 use crate::config::Config;
 
@@ -96,15 +94,21 @@ fn has_same_tables(old: &EffectiveState, new: &EffectiveState) -> bool {
         && (missing.is_empty() || before.at_start == after.at_start)
         && new.policy.used_sources().all(|source| {
             let [before, after] = [old, new].map(|state| state.sources.feeds().get(&source.name));
-            is_shared(before, after) || active(before) == active(after)
+            is_active_alike(before, after)
         })
 }
 
-/// Returns the active prefixes of a list, sorted; `None` without a list.
-fn active(feed: Option<&Arc<Feed>>) -> Option<Vec<IpNet>> {
-    let mut prefixes: Vec<IpNet> = feed?.active().collect();
-    prefixes.sort_unstable();
-    Some(prefixes)
+/// Returns whether two lists have the same active prefixes, or both states have no list.
+fn is_active_alike(old: Option<&Arc<Feed>>, new: Option<&Arc<Feed>>) -> bool {
+    match (old, new) {
+        // Usually a list is the same, or has been fetched again without a difference.
+        (Some(old), Some(new)) if Arc::ptr_eq(old, new) => true,
+        (Some(old), Some(new)) if old.grace.is_empty() && new.grace.is_empty() => {
+            old.prefixes == new.prefixes
+        }
+        (Some(old), Some(new)) => old.sorted_active() == new.sorted_active(),
+        (old, new) => old.is_none() && new.is_none(),
+    }
 }
 
 fn scope(old: &EffectiveState, new: &EffectiveState) -> Scope {

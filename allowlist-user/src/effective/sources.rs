@@ -40,13 +40,8 @@ pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Li
 
 /// Returns the active prefixes of a source in this state, sorted; `None` if the source has no list yet.
 fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
-    let of_feed = |feed: &Feed| {
-        let mut prefixes: Vec<IpNet> = feed.active().collect();
-        prefixes.sort_unstable();
-        prefixes
-    };
     match (&source.origin, state.sources.feed(&source.name)) {
-        (_, Some(feed)) => Some(of_feed(feed)),
+        (_, Some(feed)) => Some(feed.sorted_active()),
         (Origin::Prefixes(prefixes) | Origin::BuiltIn { prefixes, .. }, None) => {
             Some(prefixes.clone())
         }
@@ -55,7 +50,7 @@ fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
 }
 
 /// Returns whether two states share one list.
-pub(super) fn is_shared(old: Option<&Arc<Feed>>, new: Option<&Arc<Feed>>) -> bool {
+fn is_shared(old: Option<&Arc<Feed>>, new: Option<&Arc<Feed>>) -> bool {
     matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new))
 }
 
