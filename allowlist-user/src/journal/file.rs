@@ -192,8 +192,7 @@ impl File {
 
     /// Appends a line to the file durably. After an error nothing is appended.
     pub(super) fn add(&mut self, line: &Line) -> Result<(), StateError> {
-        if let Some((state, lines)) = self.migrating.take() {
-            self.migrating = Some((state.clone(), lines.clone()));
+        if let Some((state, lines)) = self.migrating.clone() {
             self.replace(&state, &lines)?;
         }
         let written = self.append(line.encode());
