@@ -29,7 +29,7 @@ pub use self::plan::{KernelWrites, Plan, Scope, plan};
 use crate::additions::{Addition, Additions, SOURCE_PREFIX, source_name};
 use crate::config::Config;
 use crate::hook::Hook;
-use crate::journal::ConfigText;
+use crate::journal::{Change, ConfigText};
 use crate::time::Now;
 
 /// The maximum number of prefixes of a list or service that a difference names; the rest are counted.
@@ -37,8 +37,8 @@ const NAMED: usize = 20;
 
 /// All inputs of verdicts: the configuration, the mode, the added prefixes and the lists of sources.
 ///
-/// Never modified: a change makes another state from this one, and a change that fails keeps this one. A copy is cheap,
-/// since copies share their parts.
+/// A change of verdicts makes another state from this one, and a change that fails keeps this one. Only the health and the
+/// times of lists are modified. A copy is cheap, since copies share their parts.
 #[derive(Clone, Debug)]
 pub struct EffectiveState {
     config: Arc<Config>,
@@ -84,13 +84,19 @@ impl EffectiveState {
         }
     }
 
-    /// Returns this state with another mode.
+    /// Returns this state with the mode and the added prefixes of a change. The change's configuration is ignored.
     #[must_use]
-    pub fn with_mode(&self, mode: Mode) -> Self {
-        Self {
-            mode,
+    pub fn with_change(&self, change: &Change) -> Self {
+        let next = Self {
+            mode: change.mode.unwrap_or(self.config.mode),
             ..self.clone()
+        };
+        if change.edits.is_empty() {
+            return next;
         }
+        let mut additions = Additions::clone(&self.additions);
+        additions.apply(&change.edits);
+        next.with_additions(additions)
     }
 
     /// Returns this state with other added prefixes.

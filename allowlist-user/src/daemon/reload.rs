@@ -21,7 +21,6 @@ use super::interfaces::warn_of_offloads;
 use super::start_plan::suppressed_config_crc;
 use super::store::Durability;
 use super::{Daemon, Logged, Options};
-use crate::additions::Additions;
 use crate::audit::Actor;
 use crate::config::Config;
 use crate::control::{ApplyOptions, ApplyOutcome, Control};
@@ -458,16 +457,8 @@ impl Daemon {
                 sources.move_from(name, &mut changed);
             }
         }
-        let mut additions = Additions::clone(self.state.additions());
-        additions.apply(&change.edits);
-        let mode = change.mode.unwrap_or(config.mode);
-        EffectiveState::new(
-            Arc::new(config),
-            written,
-            mode,
-            Arc::new(additions),
-            sources,
-        )
+        let (mode, additions) = (config.mode, Arc::clone(self.state.additions()));
+        EffectiveState::new(Arc::new(config), written, mode, additions, sources).with_change(change)
     }
 
     /// Does the steps after the activation of a configuration, none of which can fail: access, hook, logs, watches and

@@ -15,7 +15,6 @@ use super::refreshing::Refresh;
 use super::reload::Requester;
 use super::store::Durability;
 use super::{Daemon, Logged};
-use crate::additions::Additions;
 use crate::audit::Actor;
 use crate::control::{ApplyOptions, ApplyOutcome, QueuedRequest, RefreshOutcome};
 use crate::effective::{EffectiveState, difference};
@@ -147,14 +146,7 @@ impl Daemon {
         } else {
             Durability::Required
         };
-        let mut next = self
-            .state
-            .with_mode(change.mode.unwrap_or(self.state.config().mode));
-        if !change.edits.is_empty() {
-            let mut additions = Additions::clone(self.state.additions());
-            additions.apply(&change.edits);
-            next = next.with_additions(additions);
-        }
+        let next = self.state.with_change(&change);
         let transaction = Transaction {
             record: Some(change),
             durability,
