@@ -125,7 +125,7 @@ impl Daemon {
     ) -> Result<Committed, CommitError> {
         let Transaction {
             next,
-            mut record,
+            record,
             durability,
             options,
             origin,
@@ -150,7 +150,7 @@ impl Daemon {
             Pending::new(deadline, change.operation.to_string(), change.by.clone())
         });
         let mut warning = None;
-        if let Some(mut change) = record.take() {
+        if let Some(mut change) = record {
             change.unconfirmed = deadline;
             warning = self.store.record(change, durability)?;
         }
@@ -163,9 +163,10 @@ impl Daemon {
         }
         let before = std::mem::replace(&mut self.state, next);
         // A change in place stores the metadata only for new ids. Counts and times may follow later.
-        self.is_meta_outdated = true;
-        if before.policy().services != self.state.policy().services {
-            self.update_meta().await;
+        if before.policy().services == self.state.policy().services {
+            self.is_meta_outdated = true;
+        } else {
+            self.store_meta().await;
         }
         if is_recorded {
             self.pending = pending;
@@ -294,12 +295,16 @@ impl Daemon {
         })
     }
 
-    /// Stores the metadata of the active generation in the kernel if that in the kernel may be older. A failure is
-    /// logged.
+    /// Stores the metadata of the active generation in the kernel if that in the kernel may be older.
     pub(super) async fn update_meta(&mut self) {
-        if !std::mem::take(&mut self.is_meta_outdated) {
-            return;
+        if self.is_meta_outdated {
+            self.store_meta().await;
         }
+    }
+
+    /// Stores the metadata of the active generation in the kernel. A failure is logged.
+    pub(super) async fn store_meta(&mut self) {
+        self.is_meta_outdated = false;
         let metadata = self.metadata(&self.state, &self.kernel.ids).encode();
         let stored = self
             .kernel

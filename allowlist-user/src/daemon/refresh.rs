@@ -83,8 +83,7 @@ impl Daemon {
             FetchOutcome::Failed => schedule::after_failure(&source, failures, retry_after, chance),
         };
         self.schedule.schedule(&source, wait);
-        self.is_meta_outdated = true;
-        self.update_meta().await;
+        self.store_meta().await;
         self.note_refreshed(&source.name);
     }
 
@@ -239,8 +238,7 @@ impl Daemon {
         let before = self.state.clone();
         let options = Some(options.clone());
         let adopted = self.adopt(&source, lists, proposal, now, options).await;
-        self.is_meta_outdated = true;
-        self.update_meta().await;
+        self.store_meta().await;
         let change = adopted?.into_iter().find_map(|event| match event.kind {
             EventKind::Changed { change, .. } => Some(change),
             _ => None,
@@ -326,8 +324,7 @@ impl Daemon {
                 self.expiries.delay();
             }
         }
-        self.is_meta_outdated = true;
-        self.update_meta().await;
+        self.store_meta().await;
     }
 
     /// Appends events of the active generation to the history, and passes them to the hook. Failures are logged.

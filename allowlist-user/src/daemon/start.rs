@@ -74,6 +74,7 @@ impl Daemon {
         store.set_limits(&config);
         let known = store.journal.known();
         let by_command = known.newest().and_then(|policy| policy.change.mode);
+        let mode = by_command.unwrap_or(config.mode);
         let mut daemon = Self {
             is_inactive: !first.missing.is_empty() && config.at_start == AtStart::Wait,
             pending: waits.and_then(|waits| Pending::found(&store.journal, waits.left)),
@@ -81,7 +82,7 @@ impl Daemon {
             state: EffectiveState::new(
                 Arc::new(config),
                 plan.written,
-                Mode::Enforce, // set below
+                mode,
                 Arc::new(known.additions().clone()),
                 first.lists.clone(),
             ),
@@ -103,8 +104,6 @@ impl Daemon {
             warnings: Vec::new(),
             options,
         };
-        let mode = by_command.unwrap_or(daemon.state.config().mode);
-        daemon.state = daemon.state.with_mode(mode);
         daemon.begin_with_lists(first).await?;
         if let Some(previous) = before {
             let before = previous.state(&daemon.state);
@@ -225,8 +224,7 @@ impl Daemon {
             self.since = Some(Timestamp::now());
         }
         self.is_inactive = false;
-        self.is_meta_outdated = true;
-        self.update_meta().await;
+        self.store_meta().await;
         self.store.remove_older_meta();
         for name in &names {
             warn_of_offloads(name).await;
