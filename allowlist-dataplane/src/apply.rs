@@ -71,12 +71,21 @@ impl Dataplane {
         write: &Write,
         confirm_within: Option<Duration>,
     ) -> Result<AttachedPrograms> {
-        let found = self.applied_state()?;
+        let control = self.control.effective();
+        // Links are read only if the write concerns them: a change of a prefix is to be fast.
+        let found = match write {
+            Write::Generation(one) if one.attachments.is_some() => Some(self.applied_state()?),
+            _ => None,
+        };
         let mut attached = Vec::new();
         let Err(error) = self.try_apply(write, confirm_within, &mut attached) else {
             return Ok(attached);
         };
-        match self.restore(&found) {
+        let restored = match &found {
+            Some(found) => self.restore(found),
+            None => self.restore_tables(control),
+        };
+        match restored {
             Ok(()) => Err(error),
             Err(again) => Err(again.context(format!(
                 "{error:#}; the earlier state of the filter could not be restored either, so the change may be active in part (see `allowlist status`)"

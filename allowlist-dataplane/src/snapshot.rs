@@ -55,19 +55,7 @@ impl Dataplane {
             }
             return self.detach().map(drop);
         }
-        // A whole publish fills another slot and leaves this one as it was.
-        let slot = self.control.load().slot;
-        if before.control.slot == slot {
-            self.tables.undo_in_place(slot, before.control.generation)?;
-        }
-        // This rolls back a change that has become pending since, so nothing is left to confirm.
-        let pending = before.control.pending && self.control.load().pending;
-        self.flip(Control {
-            pending,
-            ..before.control
-        });
-        self.tables.published = None; // it may describe the other slot
-        self.tracking.is_on = before.control.return_traffic == ReturnTraffic::Track;
+        self.restore_tables(before.control)?;
         let indices: Vec<u32> = before
             .attachments
             .iter()
@@ -92,5 +80,20 @@ impl Dataplane {
             self.attach(&facts, mode.wanted(), false)?;
         }
         self.finish_flow_migration()
+    }
+
+    /// Restores the generation of a control word that at most one publish has replaced. Links stay as they are.
+    pub(super) fn restore_tables(&mut self, before: Control) -> Result<()> {
+        // A whole publish fills another slot and leaves this one as it was.
+        let slot = self.control.load().slot;
+        if before.slot == slot {
+            self.tables.undo_in_place(slot, before.generation)?;
+        }
+        // This rolls back a change that has become pending since, so nothing is left to confirm.
+        let pending = before.pending && self.control.load().pending;
+        self.flip(Control { pending, ..before });
+        self.tables.published = None; // it may describe the other slot
+        self.tracking.is_on = before.return_traffic == ReturnTraffic::Track;
+        Ok(())
     }
 }
