@@ -300,11 +300,13 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
     require_root!();
     let testbed = Testbed::new()?;
     add_ingress(&testbed.host, "eth0")?;
-    let error = testbed.host.run(|| -> anyhow::Result<_> {
+    // One data plane for both parts: a process that another test starts may inherit the lock of one that is dropped.
+    let (mut dataplane, error) = testbed.host.run(|| -> anyhow::Result<_> {
         let mut dataplane = dataplane(&testbed, Verdict::Drop)?;
         let mut object = dataplane.load_program(0, false)?;
         let attached = dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Clsact);
-        attached.err().context("it is attached")
+        let error = attached.err().context("it is attached")?;
+        Ok((dataplane, error))
     })?;
     assert_eq!(error.code(), ErrorCode::UnsupportedInterface);
     expect![[r#"cannot attach the flow tracker to eth0; return_traffic = "established" and return_traffic = "off" do not need it: eth0 has the queueing discipline ingress, which excludes clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
@@ -314,7 +316,6 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
     }
     // A tcx link needs no discipline.
     testbed.host.run(|| -> anyhow::Result<()> {
-        let mut dataplane = dataplane(&testbed, Verdict::Drop)?;
         let mut object = dataplane.load_program(0, false)?;
         dataplane.attach_tracker(&mut object, 0, &facts("eth0")?, Hook::Best)?;
         Ok(())
