@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 /// Build, run and test allowlist.
 ///
 /// Each command first installs missing build tools: the compiler's rust-src component, and an eBPF linker under
-/// `target/tools`. This takes one or two minutes, once; the first build takes about five more.
+/// `target/tools`. This takes half a minute, once; the first build takes about four minutes more.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
