@@ -34,7 +34,7 @@ pub const TRACKER_PROGRAM: &str = "allowlist_track";
 /// Array of one [`ControlValue`]: the control word and the deadline of events. One value, so that a packet needs one
 /// lookup for both.
 pub const CONTROL: &str = "CONTROL";
-/// Array of one [`Fallback`].
+/// Array of one [`Fallback`]: the control word that replaces an unconfirmed change at its deadline.
 pub const FALLBACK: &str = "FALLBACK";
 /// Array of [`GenerationTables`] by slot; each value ends with the slot's pool.
 pub const GENERATIONS: &str = "GENERATIONS";
@@ -44,11 +44,11 @@ pub const PREFIXES: &str = "PREFIXES";
 pub const TRIES_V4: &str = "TRIES_V4";
 /// Array of tries by slot, from IPv6 prefixes to [`Grant`]s; empty unless [`Engine::LpmTrie`] is used.
 pub const TRIES_V6: &str = "TRIES_V6";
-/// Per-CPU array of [`Counters`], by interface slot.
+/// Per-CPU array of [`Counters`], by interface slot: packets by verdict and reason.
 pub const COUNTERS: &str = "COUNTERS";
-/// Per-CPU array of [`Traffic`], by match id.
+/// Per-CPU array of [`Traffic`], by match id: the traffic that sources were allowed to send.
 pub const MATCHES: &str = "MATCHES";
-/// Per-CPU array of [`ServiceTraffic`], by service counter id.
+/// Per-CPU array of [`ServiceTraffic`], by service counter id: the traffic to services, passed and dropped.
 pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 /// Array of [`Interface`], by interface slot. Only userspace uses it.
 pub const INTERFACES: &str = "INTERFACES";
@@ -68,17 +68,17 @@ pub const PEERS: &str = "PEERS";
 /// LRU hash from [`crate::flow::Flow::foreign`] to [`crate::flow::FlowEntry`]: the flows that the other side initiated
 /// while everything passed, or whose origin is unknown.
 pub const FOREIGN: &str = "FOREIGN";
-/// Array of [`crate::flow::ForeignPort`] by local UDP port.
+/// Array of [`crate::flow::ForeignPort`] by local UDP port: the times until which datagrams from it may be replies.
 pub const FOREIGN_PORTS: &str = "FOREIGN_PORTS";
-/// Per-CPU array of one [`crate::flow::Crowding`].
+/// Per-CPU array of one [`crate::flow::Crowding`]: the count of new entries in [`FOREIGN`].
 pub const CROWDING: &str = "CROWDING";
-/// Array of one [`crate::flow::Marking`].
+/// Array of one [`crate::flow::Marking`]: the interface slots on which entries in [`FOREIGN`] are made.
 pub const MARKING: &str = "MARKING";
-/// Array of one [`crate::flow::PortsInUse`].
+/// Array of one [`crate::flow::PortsInUse`]: the local ports that may have live flows in [`FLOWS`] or [`PEERS`].
 pub const PORTS: &str = "PORTS";
-/// Ring buffer of [`Event`]s.
+/// Ring buffer of [`Event`]s, one for each dropped packet while there is a reader.
 pub const EVENTS: &str = "EVENTS";
-/// Per-CPU array of one [`EventBudget`].
+/// Per-CPU array of one [`EventBudget`], which limits the rate of events.
 pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 
 /// The pinned maps, each with the oldest ABI version whose contents are compatible. An upgrade from that version or a
@@ -124,13 +124,14 @@ pub const GLOBAL_TRACE: &str = "TRACE";
 pub const SLOTS: u32 = 3;
 /// The maximum number of kernel services: a set is one `u64`.
 pub const MAX_SERVICES: usize = 64;
-/// The maximum number of interfaces that share one set of maps.
+/// The maximum number of interfaces that share one set of maps. An *interface slot* is the number of such an interface,
+/// below this maximum; a *slot* alone is the number of a generation's tables, below [`SLOTS`].
 pub const MAX_INTERFACES: u32 = 64;
 /// The number of match ids. Id 0 stands for no match.
 pub const MAX_MATCHES: u32 = 4096;
 /// The number of service counter ids. Id 0 stands for no service.
 pub const MAX_SERVICE_COUNTS: u32 = 1024;
-/// The size of the ring buffer in bytes.
+/// The size of the ring buffer [`EVENTS`] in bytes.
 pub const EVENT_BYTES: u32 = 1 << 18;
 
 /// The services that a source may reach, and its match id.

@@ -2,7 +2,8 @@
 //!
 //! The flow tracker records outbound packets ([`OutboundPacket::from_packet`], [`OutboundPacket::update`]), and the
 //! receive path looks up inbound packets ([`Flow::answered_by`]). Invariant: only packets of this host create or extend
-//! an own flow; the submodule `track` has the rules. Knows no map and no clock: time is a number of seconds.
+//! an *own* flow, one that this host initiated; the submodule `track` has the rules. Knows no map and no clock: a time
+//! is a number of seconds of the kernel's monotonic clock.
 //!
 //! Later fragments have no ports. Therefore each flow has a *peer*: the same flow without ports. Later fragments from a
 //! peer pass; the receiver can use them only if their first fragment, which has the ports, passes too.
@@ -52,8 +53,10 @@ pub struct FlowEntry {
     pub closing: u32,
 }
 
-/// The time until which a local port may have live flows, in seconds, by [`port_table`] and local port. 0 for a port
-/// without flows, so that the test of such a port does not read the clock.
+/// For each local port, the time until which the port may have live flows, in seconds of the monotonic clock.
+///
+/// Indexed by [`port_table`] and local port. 0 for a port without flows, so that the test of such a port does not read
+/// the clock.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -121,7 +124,8 @@ pub struct OutboundPacket {
 }
 
 impl OutboundPacket {
-    /// Returns the tracked fields of an outbound packet; `None` if its protocol, ICMP type or fragment is not tracked.
+    /// Returns the tracked fields of an outbound packet; `None` for an untracked protocol or ICMP type, and for a later
+    /// fragment.
     #[inline(always)]
     pub fn from_packet(packet: &Packet) -> Option<Self> {
         let flow = |local_port, remote_port| {
@@ -239,7 +243,7 @@ impl Flow {
         ))
     }
 
-    /// Returns the flow's key in the table of foreign flows.
+    /// Returns the flow's key in the table of foreign flows, those that the other side initiated.
     ///
     /// The key of a UDP flow has no local address, because a server may answer from another address than the request
     /// was sent to, such as a multicast group's.

@@ -26,13 +26,13 @@ pub trait Tables {
     /// Reports whether this host also connects from ports of a service in the set. Called only if
     /// [`ControlBits::shares_ports`].
     fn is_shared(&self, services: u64) -> bool;
-    /// Returns the counter id of a service.
+    /// Returns the id under which packets to a service are counted: an index into [`crate::abi::SERVICE_COUNTS`].
     fn service_counter_id(&self, service: ServiceId) -> u32;
-    /// Returns the services that a source may reach; `None` if no prefix contains it.
+    /// Returns the services that a source may reach; `None` or a grant without services if no prefix contains it.
     fn grant(&self, source: &Address) -> Option<Grant>;
-    /// Reports whether a local port may have live flows; `port` is the identifier for echo, and 0 for later fragments.
+    /// Reports whether a local port may have live flows: a cheap test that avoids most calls of [`Tables::has_flow`].
     ///
-    /// A cheap test that avoids most calls of [`Tables::has_flow`].
+    /// For echo messages, `port` is their identifier; for later fragments, it is 0, and the result is about all ports.
     fn port_has_flows(&self, protocol: u8, port: u16) -> bool;
     /// Reports whether the flow table has a live entry for a flow.
     fn has_flow(&self, flow: &Flow) -> bool;
@@ -71,11 +71,12 @@ impl Decision {
     /// The decision while all packets pass ([`ControlBits::is_open`]).
     pub const OPEN: Self = Self::new(Verdict::Pass, Reason::Default);
 
-    /// Reports whether the packet's flow must be marked as foreign: the packet passes and is not an answer.
+    /// Reports whether to mark the packet's flow as foreign, so that this host's replies do not make it an own flow.
     ///
-    /// `control` is the effective control word; `is_pending_or_open` is a property of the control word before its
-    /// fallback was applied. Without a fallback, flows are not tracked while the default verdict is to pass, so no
-    /// marks are needed. With a fallback, a policy that tracks flows may become active.
+    /// This concerns packets that pass, if only because of observe mode, and are not answers. `control` is the
+    /// effective control word; `is_pending_or_open` states whether the stored word, for which a fallback may be
+    /// effective, is pending or open. While the default verdict is to pass, flows are not tracked, so marks are only
+    /// needed for a policy that tracks flows and becomes active by a rollback.
     #[inline(always)]
     pub const fn marks_foreign(&self, control: ControlBits, is_pending_or_open: bool) -> bool {
         match (self.verdict, self.reason) {

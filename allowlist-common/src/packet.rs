@@ -74,7 +74,7 @@ pub enum Transport {
         /// The identifier of an echo message: the upper half of the second word.
         identifier: u16,
     },
-    /// The packet is an error of ICMP over IPv4 or of ICMPv6 over IPv6, path MTU included.
+    /// The packet is an error of ICMP over IPv4 or of ICMPv6 over IPv6, including those of path MTU discovery.
     IcmpError {
         /// The type of the ICMP message.
         kind: u8,
@@ -95,8 +95,8 @@ pub struct Span {
 }
 
 impl Span {
-    /// Returns the span from `start` to `end`, with the end limited to 64 KiB. All headers are well before; only
-    /// payload may be cut off.
+    /// Returns the span from `start` to `end`, with the end limited to 64 KiB. All headers end before this limit, so
+    /// only payload is cut off.
     #[inline(always)]
     const fn new(start: usize, end: usize) -> Self {
         let end = if end > u16::MAX as usize {
@@ -163,8 +163,9 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Contents, Malformed> {
 
 /// Parses a frame up to the network header: the first half of [`parse`].
 ///
-/// Returns the contents, with an empty [`Transport::Other`], and the position of the transport header for
-/// [`parse_transport`]. A later fragment has no transport header, and its transport is [`Transport::LaterFragment`].
+/// Returns the contents, with [`Transport::Other`] as a placeholder, and the position of the transport header for
+/// [`parse_transport`]. A later fragment has no transport header: its transport is [`Transport::LaterFragment`], and
+/// the position is `None`.
 ///
 /// # Errors
 /// Fails with the reason why the frame is malformed.
@@ -454,8 +455,8 @@ const fn min_header_length(protocol: u8) -> usize {
     }
 }
 
-/// Rejects a later fragment that begins inside the transport header, with which it could overwrite the ports of the
-/// first fragment (RFC 1858, RFC 3128). Regular senders put the whole header into the first fragment.
+/// Rejects a later fragment that begins inside the transport header, because it could overwrite the ports that the
+/// first fragment has (RFC 1858, RFC 3128). Regular senders put the whole header into the first fragment.
 #[inline(always)]
 const fn later_fragment(protocol: u8, fragment_offset: usize) -> Result<Transport, Malformed> {
     if fragment_offset < min_header_length(protocol) {

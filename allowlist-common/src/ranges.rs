@@ -9,7 +9,7 @@
 //! path is therefore branch-free: it compares numbers by the sign of their difference.
 //!
 //! Invariant: a lookup terminates and stays inside the [`Pool`] for any memory contents. Does not know the meaning of a
-//! match id; `allowlist-user` compiles the tables.
+//! match id; `allowlist-policy` compiles the tables.
 
 pub mod v4;
 pub mod v6;

@@ -26,11 +26,11 @@ pub enum Reason {
     NotIp = 0,
     /// The frame is an ARP message.
     Arp = 1,
-    /// The headers contradict each other or the frame's length: see [`crate::packet::Malformed`].
+    /// The headers contradict each other or the frame's length, or are too many: see [`crate::packet::Malformed`].
     Malformed = 2,
     /// The packet is IPv6 neighbour discovery from the same link.
     NeighbourDiscovery = 3,
-    /// The packet is an ICMP or ICMPv6 error, path MTU included.
+    /// The packet is an ICMP or ICMPv6 error, including those of path MTU discovery.
     IcmpError = 4,
     /// The packet is a response of a DHCP or DHCPv6 server.
     Dhcp = 5,
@@ -38,11 +38,13 @@ pub enum Reason {
     Multicast = 6,
     /// The source may reach the service.
     Allowed = 7,
-    /// The packet is an answer in a flow that this host initiated.
+    /// The packet is an answer to this host: of a tracked flow, or with `return_traffic = "established"` any TCP
+    /// segment with ACK or RST.
     Answer = 8,
     /// The source may not reach the service.
     NotAllowed = 9,
-    /// No service covers the packet: the default verdict applies.
+    /// No service covers the packet, so the default verdict applies; or all packets pass
+    /// ([`Control::open`](crate::abi::Control::open)).
     Default = 10,
     /// The program did not find its own tables. Does not occur in an intact installation.
     InternalError = 11,

@@ -43,7 +43,8 @@ pub struct Attachments {
     pub mode: AttachModeRequest,
     /// Whether the program is replaced on interfaces that have it already.
     pub renews: bool,
-    /// The maximum number of tracked flows if it changes: `None` disables tracking.
+    /// The new maximum number of tracked flows, where an inner `None` disables tracking; the outer `None` leaves
+    /// tracking as it is.
     pub tracking: Option<Option<u32>>,
     /// Whether the program logs one line per packet.
     pub trace: bool,
@@ -65,7 +66,7 @@ impl Dataplane {
     /// back after this time unless it is confirmed.
     ///
     /// # Errors
-    /// An error leaves the kernel as it was.
+    /// An error leaves the kernel as it was, unless its text states that the earlier state could not be restored.
     pub fn apply(
         &mut self,
         write: &Write,
@@ -88,7 +89,7 @@ impl Dataplane {
         match restored {
             Ok(()) => Err(error),
             Err(again) => Err(again.context(format!(
-                "{error:#}; the earlier state of the filter could not be restored either, so the change may be active in part (see `allowlist status`)"
+                "{error:#}; the change may be active in part (see `allowlist status`), because the earlier state of the filter could not be restored either"
             ))),
         }
     }

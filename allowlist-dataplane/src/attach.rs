@@ -309,10 +309,10 @@ impl Dataplane {
             }
             Err(error) => {
                 let (link, ..) = new_link(program, facts, old.wanted())
-                    .with_context(|| format!("{error:#}; the earlier mode could not be restored either, so {} is NOT filtered", facts.name))?;
+                    .with_context(|| format!("{error:#}; {} is NOT filtered, because the earlier mode of the XDP program could not be restored either", facts.name))?;
                 self.pin(slot, facts, (old, loaded), link)?;
                 Err(error.context(format!(
-                    "{}: cannot change the mode of the XDP program, so the interface stays filtered in {} mode",
+                    "{}: the interface stays filtered in {} mode, because the mode of the XDP program could not be changed",
                     facts.name,
                     old.name()
                 )))
@@ -445,7 +445,7 @@ impl Dataplane {
         }
         by_name.or(free).with_context(|| {
             format!(
-                "cannot filter one more interface: all {MAX_INTERFACES} interface slots are in use; `allowlist detach` frees them, and ends filtering on all interfaces"
+                "cannot filter {name}: all {MAX_INTERFACES} interface slots are in use; `allowlist detach` frees them, and ends filtering on all interfaces"
             )
         })
     }
@@ -510,7 +510,7 @@ pub(super) fn unpadded(name: &[u8; 16]) -> String {
 pub(super) fn other_program(facts: &InterfaceInfo, id: u32) -> String {
     let name = program_name(id);
     let remedy = if name == abi::PROGRAM {
-        "another instance attached it: run `allowlist detach` with its --pin-dir".to_owned()
+        "run `allowlist detach` with the --pin-dir of the instance that attached it".to_owned()
     } else {
         format!(
             "`ip link set dev {} xdp off`, or stop the process that attached it",

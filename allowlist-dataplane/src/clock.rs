@@ -15,7 +15,7 @@ static OFFSET: LazyLock<i128> = LazyLock::new(|| {
     monotonic_offset(&text).unwrap_or(0)
 });
 
-/// Returns the current time of the kernel programs' clock.
+/// Returns the current time of the kernel programs' clock: monotonic, without the offset of a time namespace.
 pub fn kernel_clock() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }

@@ -44,18 +44,17 @@ pub(super) fn effective(control: Control, fallback: &Fallback) -> Control {
     }
 }
 
-/// Returns the control word whose metadata describes the counters: the effective one, or that of the rolled-back change
-/// if every packet passes now.
+/// Returns the control word whose metadata describes the counters: the effective word, or the word of the rolled-back
+/// change if every packet passes now.
 pub(super) fn described(control: Control, fallback: &Fallback) -> Control {
     let active = effective(control, fallback);
     if active.open { control } else { active }
 }
 
-/// Returns whether all packets pass in a slot although the program is attached, because of a pending or unconfirmed
-/// change.
+/// Returns whether all packets pass in an interface slot although the program is attached there.
 ///
-/// This is so if the pending change does not filter the slot's interface, or if an unconfirmed change added the
-/// interface.
+/// This is so while a pending change does not filter the slot's interface, and after the deadline of a change that
+/// added the interface and was not confirmed.
 pub(super) fn is_open(control: Control, fallback: &Fallback, slot: u32) -> bool {
     Control::decode(fallback.effective(control.encode(), slot, kernel_clock_coarse())).open
 }
@@ -145,6 +144,9 @@ impl Dataplane {
     /// Rolls the pending change back permanently, before or after its deadline.
     ///
     /// If there was no generation before the change, all packets pass until the interfaces are detached.
+    ///
+    /// # Errors
+    /// Fails if there is neither a pending change nor one that was not confirmed in time.
     pub fn fall_back(&mut self) -> Result<()> {
         let control = self.control.load();
         if !control.pending {

@@ -5,20 +5,19 @@
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use allowlist_common::abi::{Control, Fallback};
+use allowlist_common::abi::{self, Control, Fallback};
 use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::sys::{Access, read_value};
 use crate::error::{Context as _, Result, bail};
 
-/// The map [`CONTROL`](allowlist_common::abi::CONTROL): the control word, and the deadline of the reader of drop
-/// events.
+/// The map [`CONTROL`](abi::CONTROL): the control word, and the time until which drop events are emitted.
 pub(super) struct ControlMap(Words<2>);
 
 impl ControlMap {
     pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
-        Ok(Self(Words::map(map, access)?))
+        Ok(Self(Words::map(abi::CONTROL, map, access)?))
     }
 
     pub(super) fn load(&self) -> Control {
@@ -40,15 +39,15 @@ impl ControlMap {
     }
 }
 
-/// The map [`PUBLISHED`](allowlist_common::abi::PUBLISHED): a copy of the last stored control word, and whether the
-/// filter was detached on purpose.
+/// The map [`PUBLISHED`](abi::PUBLISHED): a copy of the last stored control word, and whether the filter was detached
+/// on purpose.
 ///
-/// Processes that only read share this state.
+/// Other processes read both from this map.
 pub(super) struct PublishedMap(Words<2>);
 
 impl PublishedMap {
     pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
-        Ok(Self(Words::map(map, access)?))
+        Ok(Self(Words::map(abi::PUBLISHED, map, access)?))
     }
 
     /// Returns the encoded control word that was stored last; 0 before the first publish.
@@ -107,12 +106,12 @@ impl PublishedControl {
     }
 }
 
-/// The map [`FALLBACK`](allowlist_common::abi::FALLBACK): the fallback of a pending change.
+/// The map [`FALLBACK`](abi::FALLBACK): the fallback of a pending change.
 pub(super) struct FallbackMap(Words<4>);
 
 impl FallbackMap {
     pub(super) fn map(map: &Map, access: Access) -> Result<Self> {
-        Ok(Self(Words::map(map, access)?))
+        Ok(Self(Words::map(abi::FALLBACK, map, access)?))
     }
 
     pub(super) fn load(&self) -> Fallback {
@@ -168,9 +167,10 @@ enum Backing<const N: usize> {
 }
 
 impl<const N: usize> Words<N> {
-    fn map(map: &Map, access: Access) -> Result<Self> {
+    /// Maps or copies the words of `map`; `name` is the map's name, for error messages.
+    fn map(name: &str, map: &Map, access: Access) -> Result<Self> {
         let Map::Array(array) = map else {
-            bail!("the control map has an unexpected type (expected BPF_MAP_TYPE_ARRAY)");
+            bail!("the pinned map {name} has an unexpected type (expected BPF_MAP_TYPE_ARRAY)");
         };
         let fd = array.fd().as_fd();
         let backing = match access {
@@ -178,11 +178,13 @@ impl<const N: usize> Words<N> {
                 MmapOptions::new()
                     .len(N * size_of::<u64>())
                     .map_raw(fd.as_raw_fd())
-                    .context("cannot map the control map into memory")?,
+                    .with_context(|| format!("cannot map the pinned map {name} into memory"))?,
             ),
             Access::ReadOnly => {
-                let words = array.info()?.value_size() as usize / size_of::<u64>();
-                let value = read_value(fd, 0, words).context("cannot read the control map")?;
+                let what = || format!("cannot read the pinned map {name}");
+                let info = array.info().with_context(what)?;
+                let words = info.value_size() as usize / size_of::<u64>();
+                let value = read_value(fd, 0, words).with_context(what)?;
                 let word = |place| AtomicU64::new(value.get(place).copied().unwrap_or(0));
                 Backing::Copied(std::array::from_fn(word))
             }

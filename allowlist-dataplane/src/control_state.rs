@@ -74,25 +74,25 @@ impl ControlState {
             .expect("there are three, and two are in use at most")
     }
 
-    /// Returns the control word that decides about packets now.
+    /// Returns the control word that decides about packets on interfaces that were filtered before a pending change.
     pub(super) fn effective(&self) -> Control {
         effective(self.load(), &self.fallback())
     }
 
-    /// Returns whether there is a pending change whose fallback tracks flows.
+    /// Returns whether there is an unconfirmed change, pending or past its deadline, whose fallback tracks flows.
     pub(super) fn fallback_tracks(&self) -> bool {
         self.pending()
             .is_some_and(|pending| pending.back_to.return_traffic == ReturnTraffic::Track)
     }
 
-    /// Returns whether there is a pending change whose fallback filters the interface in a slot.
+    /// Returns whether there is an unconfirmed change, pending or past its deadline, whose fallback filters a slot.
     pub(super) fn fallback_filters(&self, slot: u32) -> bool {
         self.load().pending && self.fallback().interfaces & Fallback::bit(slot) != 0
     }
 
     /// Lets all packets pass in a slot that the fallback filters, until the pending change is confirmed or rolled back.
     ///
-    /// Returns whether the pending change filtered packets in the slot until now.
+    /// Returns whether the pending change filtered packets in the slot until now; false after the change's deadline.
     pub(super) fn bypass(&self, slot: u32) -> bool {
         let (control, fallback) = (self.load(), self.fallback());
         let is_news = pending(control, &fallback).is_some_and(|pending| !pending.fell_back)

@@ -4,7 +4,7 @@ use allowlist_common::abi::{MAX_MATCHES, MAX_SERVICE_COUNTS, ServiceTraffic, Tra
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The maps of counters by match id and by service id.
 pub(super) struct Counters {
@@ -15,7 +15,9 @@ pub(super) struct Counters {
 impl Counters {
     /// Resets all counters.
     pub(super) fn reset(&mut self) -> Result<()> {
-        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        let cpus = nr_cpus().map_err(|(path, error)| {
+            Error::from(error).context(format!("cannot read the number of CPUs from {path}"))
+        })?;
         for id in 0..MAX_MATCHES {
             let nothing = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
             self.matches.set(id, nothing, 0)?;

@@ -102,8 +102,7 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
 const ATTEMPTS: u32 = 30;
 const WAIT: Duration = Duration::from_millis(100);
 
-const STILL_ON: &str =
-    "the filter is still attached to some interfaces; run `allowlist detach` again";
+const STILL_ON: &str = "the filter is still attached to some interfaces (run `allowlist detach` once more), because a link could not be removed";
 
 /// Detaches all links of this version, removes its pins, and returns the names of the interfaces.
 ///
@@ -148,8 +147,9 @@ fn mark_detached(pins: &Pins) -> Result<File> {
     for attempt in 0.. {
         let changing = pins.lock_exclusive()?;
         if is_pinned(&pins.map(abi::PUBLISHED))? {
-            let map = open_pinned(&pins.map(abi::PUBLISHED), Access::ReadWrite)
-                .with_context(|| format!("cannot open the map {}", abi::PUBLISHED))?;
+            let path = pins.map(abi::PUBLISHED);
+            let map = open_pinned(&path, Access::ReadWrite)
+                .with_context(|| format!("cannot open the map {}", path.display()))?;
             let map = Map::from_map_data(MapData::from_fd(map)?)?;
             PublishedMap::map(&map, Access::ReadWrite)?.mark_detached();
             return Ok(changing);
@@ -164,7 +164,7 @@ fn mark_detached(pins: &Pins) -> Result<File> {
         thread::sleep(WAIT);
     }
     bail!(
-        "cannot detach: the pin of the map {} is missing, and the running daemon does not restore it, so the daemon would attach the filter again; stop the daemon, then detach again",
+        "cannot detach: the pin of the map {} is missing, and the running daemon does not restore it, so the daemon would attach the filter again; stop the daemon, then run `allowlist detach` once more",
         abi::PUBLISHED
     )
 }
@@ -176,10 +176,10 @@ fn mark_detached(pins: &Pins) -> Result<File> {
 pub(super) fn detach_other(folder: &Path) -> Result<Vec<String>> {
     let _ = fs::remove_file(folder.join(abi::CONTROL));
     let mut detached = Vec::new();
-    let pinned =
-        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let what = || format!("cannot list the pin directory {}", folder.display());
+    let pinned = fs::read_dir(folder).with_context(what)?;
     for entry in pinned {
-        let pin = entry?.path();
+        let pin = entry.with_context(what)?.path();
         let name = pin.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(LINK) {
             if let Some(Ok(interface)) = interface_of(&pin)?.map(if_indextoname) {
@@ -195,6 +195,7 @@ pub(super) fn detach_other(folder: &Path) -> Result<Vec<String>> {
                 .with_context(|| format!("cannot remove the pin {}", pin.display()))?;
         }
     }
-    fs::remove_dir(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    fs::remove_dir(folder)
+        .with_context(|| format!("cannot remove the pin directory {}", folder.display()))?;
     Ok(detached)
 }

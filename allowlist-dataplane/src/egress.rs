@@ -53,7 +53,8 @@ impl Dataplane {
     /// Attaches the flow tracker to an interface if the policy tracks flows, and returns whether it was not attached
     /// before.
     ///
-    /// [`Self::attach`] attaches it too. An earlier call records flows before packets are judged by them.
+    /// [`Self::attach`] attaches it too. Call this function earlier, so that flows are recorded before the first packet
+    /// is judged by the recorded flows.
     pub fn enable_tracking(&mut self, facts: &InterfaceInfo) -> Result<bool> {
         if !self.tracking.is_on {
             return Ok(false);
@@ -98,7 +99,7 @@ impl Dataplane {
             self.attach_egress(program, slot, (facts, &recorded), hook)
                 .with_context(|| {
                     format!(
-                        "cannot attach the flow tracker to {}; return_traffic = \"established\" and return_traffic = \"off\" do not need it",
+                        "cannot attach the flow tracker, which only return_traffic = \"track\" needs, to {}",
                         facts.name
                     )
                 })?
@@ -188,7 +189,10 @@ impl Dataplane {
                     );
                 }
                 Err(error) => {
-                    log::debug!("{}: no tcx: {error}", facts.name);
+                    log::debug!(
+                        "{}: cannot attach the flow tracker by tcx, so clsact is used: {error}",
+                        facts.name
+                    );
                     no_tcx = Some(error);
                 }
             }
@@ -281,7 +285,7 @@ fn attach_filter(program: &mut SchedClassifier, facts: &InterfaceInfo) -> Result
             .attach_with_options(&facts.name, TcAttachType::Egress, options)
             .with_context(|| {
                 format!(
-                    "cannot add the flow tracker as a filter with priority {PRIORITY}; if another kind of filter has this priority (`tc filter show dev {} egress`), change the priority of that filter",
+                    "cannot add the flow tracker as a clsact filter with priority {PRIORITY} (if `tc filter show dev {} egress` lists another kind of filter with this priority, change the priority of that filter)",
                     facts.name
                 )
             })?

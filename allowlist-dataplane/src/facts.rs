@@ -1,4 +1,5 @@
-//! Reads both sides of a self-check through a [`View`]: the kernel's current state, and the published state.
+//! Reads both sides of a self-check through a [`View`]: the kernel's current state, and the state that the filter
+//! published, as its maps record it.
 
 use allowlist_common::abi::{self, Identity, MAX_INTERFACES};
 use allowlist_policy::error_code::bail_with;
@@ -42,8 +43,9 @@ impl View {
         Ok(differences)
     }
 
-    /// Compares the kernel's state with the published state once, without the repetitions of [`Self::self_check`]: for
-    /// the only process that changes the state.
+    /// Compares the kernel's state with the published state once, without the repetitions of [`Self::self_check`].
+    ///
+    /// Sufficient for the process that publishes, because no other process changes the state meanwhile.
     pub fn self_check_now(&self) -> Result<Vec<Difference>> {
         let published = self.published()?;
         let kernel = self.kernel(&published)?;

@@ -104,9 +104,10 @@ fn is_missing(error: &MapError) -> bool {
         if error.io_error.raw_os_error() == Some(libc::ENOENT))
 }
 
-/// Renames the pins of flow tables whose size is not `room`.
+/// Renames the pins of flow tables whose maximum number of entries is not `room`, so that new tables can be pinned.
 ///
-/// Without a `room`, keeps tables of any size: a failed start restores them.
+/// If `room` is `None`, because flows are not tracked, tables of any size stay pinned, because a failed start goes back
+/// to the policy that uses them.
 pub(super) fn back_up_resized(pins: &Pins, room: Option<u32>) -> Result<()> {
     let Some(room) = room else {
         return Ok(());
@@ -147,7 +148,7 @@ fn copy(pins: &Pins, name: &str, new: &mut Table) -> Result<Option<u32>> {
 }
 
 impl Dataplane {
-    /// Sets the size of the flow table; `None` disables flow tracking.
+    /// Sets the maximum number of entries in the flow table; `None` disables flow tracking.
     ///
     /// Afterwards attach every interface again, and call [`Self::finish_flow_migration`].
     pub fn track(&mut self, max_flows: Option<u32>) -> Result<()> {

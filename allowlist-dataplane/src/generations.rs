@@ -93,7 +93,7 @@ fn make(words: usize) -> Result<Generations> {
         let error = Error::from(error);
         if is_too_large {
             error.context(format!(
-                "the tables need a kernel map with values of {} MiB, which this kernel refuses; set lookup = \"lpm-trie\", or use Linux 6.10 or later",
+                "this kernel refuses a map with values of {} MiB, which the tables need (set lookup = \"lpm-trie\", or use Linux 6.10 or later)",
                 bytes >> 20
             ))
         } else {

@@ -310,10 +310,12 @@ pub async fn strips_vlan_tags(name: &str) -> bool {
     strips
 }
 
-/// Requires that no two names belong to one interface: the services of the second would replace those of the first.
+/// Requires that no two of the configured names belong to one interface.
+///
+/// Otherwise the services that are limited to the one name would replace the services that are limited to the other.
 ///
 /// # Errors
-/// Names both names and the index of the interface.
+/// Fails with both names and the index of the interface.
 pub fn require_distinct(names: &[String]) -> Result<()> {
     let mut known: BTreeMap<u32, &str> = BTreeMap::new();
     for name in names {

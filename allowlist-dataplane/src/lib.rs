@@ -280,14 +280,17 @@ impl Dataplane {
         })
     }
 
-    /// Returns the number of the active generation; 0 before the first publish.
+    /// Returns the number of the generation that was published last; 0 before the first publish.
+    ///
+    /// This generation is not effective if it was not confirmed in time.
     pub fn generation(&self) -> u32 {
         self.control.load().generation
     }
 
     /// Returns the generation to which the counters in the maps belong.
     ///
-    /// This is the active one, or, before the first publish, that of another version whose maps were adopted.
+    /// This is [`Self::generation`] or, before the first publish, the generation of another version whose maps were
+    /// adopted; 0 without such a version.
     pub fn counted_generation(&self) -> u32 {
         self.generation().max(self.migration.counted())
     }
@@ -346,7 +349,9 @@ fn remove_unused(pins: &Pins) {
 fn load(object: &[u8], pins: &Pins, slot: u32, trace: bool, room: u32) -> Result<Ebpf> {
     let trace = u8::from(trace);
     let pool = pool_words(pins)?;
-    let cpus = nr_cpus().map_err(|(_, error)| error)? as u32;
+    let cpus = nr_cpus().map_err(|(path, error)| {
+        Error::from(error).context(format!("cannot read the number of CPUs from {path}"))
+    })? as u32;
     let paths: Vec<_> = abi::PINNED
         .iter()
         .map(|(name, _)| (*name, pins.map(name)))
@@ -368,13 +373,17 @@ fn load(object: &[u8], pins: &Pins, slot: u32, trace: bool, room: u32) -> Result
         .context("cannot create or open the kernel maps")
 }
 
-/// Returns the size of the pool after each generation's tables in the pinned map, in words; without a map, that of a
-/// new one.
+/// Returns the size of the pool after each generation's tables in the pinned map, in words of 8 bytes.
+///
+/// If no map is pinned, returns the size of a new map's pool.
 fn pool_words(pins: &Pins) -> Result<u32> {
     if !is_pinned(&pins.map(abi::GENERATIONS))? {
         return Ok(abi::MIN_POOL_WORDS);
     }
     let words = Generations::open(pins)?.words() - ranges::FIXED;
-    u32::try_from(words)
-        .map_err(|_| Error::message("the kernel map GENERATIONS is too large for the XDP program"))
+    u32::try_from(words).map_err(|_| {
+        Error::message(
+            "the pinned map GENERATIONS is too large for the XDP program; run `allowlist detach`, then start the daemon again",
+        )
+    })
 }

@@ -98,6 +98,8 @@ impl Lookup {
     }
 
     /// Returns the decision on each of `packets`, as if received on the interface in a slot.
+    ///
+    /// Before the first publish, each decision is [`Decision::INTERNAL_ERROR`].
     pub fn judge(
         &self,
         slot: u32,

@@ -135,7 +135,9 @@ impl Metadata {
             .flatten()
             .map(|stored| pin_name(stored.id))
             .collect();
-        let entries = fs::read_dir(pins.folder()).context("cannot list the pin directory")?;
+        let entries = fs::read_dir(pins.folder()).with_context(|| {
+            format!("cannot list the pin directory {}", pins.folder().display())
+        })?;
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -225,7 +227,7 @@ fn decoded(words: &[u64]) -> Option<Vec<u8>> {
     let verified = stored.and_then(checksum::verify);
     if verified.is_none() {
         warn!(
-            "the map {METADATA} is damaged, so reports lack the names of sources until the next publish"
+            "the names of sources and services in the kernel (map {METADATA}) are damaged, so reports lack them until the next publish; filtering is not affected"
         );
     }
     Some(verified?.to_vec())
@@ -238,10 +240,11 @@ impl Dataplane {
         self.tables.metadata.store(&self.pins, slot, metadata)
     }
 
-    /// Returns the metadata of the effective generation as [`View::metadata`](super::View::metadata) does, and those in
-    /// the other slots, which may be of a pending or rolled-back change, or older.
+    /// Returns the metadata of the effective generation, and the metadata in the other slots.
     ///
-    /// Before the first publish, the first is that of another version whose maps were adopted, if there is one.
+    /// The first value is the same as of [`View::metadata`](super::View::metadata); before the first publish, it is the
+    /// metadata of another version whose maps were adopted, if there is one. The other slots may belong to a pending or
+    /// rolled-back change, or to older generations.
     pub fn metadata(&self) -> Result<(Option<Bytes>, Vec<Bytes>)> {
         let slot = described(self.control.load(), &self.control.fallback()).slot % SLOTS;
         let mut active = self.tables.metadata.get(slot);

@@ -23,7 +23,9 @@ use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, lock, other_versions};
 use super::sys::{Access, open_pinned};
 use crate::error::{Context as _, Result};
 
-/// A map that builds without [`abi::METADATA`] pinned: the checksum of the names of ids, which they stored on disk.
+/// The name of a map that older builds, without [`abi::METADATA`], have pinned.
+///
+/// It has a checksum of the names of ids, which those builds stored on disk.
 pub(super) const OLDER_NAMES: &str = "NAMES";
 
 /// The pin directory of another ABI version's filter, locked.
@@ -61,7 +63,7 @@ impl PreviousVersion {
         Ok(others)
     }
 
-    /// Returns the pin of this version's XDP link on the interface with this index; `None` if there is none.
+    /// Returns the pin of the other version's XDP link on the interface with this index; `None` if there is none.
     fn link_on(&self, index: u32) -> Result<Option<PathBuf>> {
         for slot in 0..MAX_INTERFACES {
             let link = self.link(slot);
@@ -92,14 +94,16 @@ impl PreviousVersion {
         Ok(own.is_some() && own == id(self.folder.join(name))?)
     }
 
-    /// Returns the control word of this version; each version stores the active generation in its upper half.
+    /// Returns the control word of the other version.
+    ///
+    /// In the control word of every version, the upper half is the number of the active generation.
     fn control(&self) -> Result<Control> {
         let control = open_data(&self.folder.join(abi::CONTROL))?;
         let control = ControlMap::map(&Map::from_map_data(control)?, Access::ReadWrite)?;
         Ok(control.load())
     }
 
-    /// Returns the metadata of this version's active generation; `None` if there is none.
+    /// Returns the metadata of the other version's active generation; `None` if there is none.
     pub(super) fn metadata(&self, own: &Pins) -> Result<Option<Vec<u8>>> {
         let slot = self.control()?.slot % abi::SLOTS;
         metadata::read(&own.of_version(self.version), slot)
@@ -198,6 +202,8 @@ impl Migration {
     }
 
     /// Returns whether another version's flow tracker records the flows of a slot in the flow table of this version.
+    ///
+    /// `by_filter` states whether that flow tracker is a clsact filter, which has no pin, and not in a tcx link.
     pub(super) fn previous_tracks(&self, slot: u32, by_filter: bool) -> Result<bool> {
         for other in &self.others {
             let is_on = |prefix: &str| is_pinned(&other.folder.join(format!("{prefix}{slot}")));

@@ -96,7 +96,8 @@ pub(super) fn lock(folder: &Path, root: &Path) -> Result<File> {
             ),
             root.display()
         ),
-        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the pin directory"),
+        Err(TryLockError::Error(error)) => Err(error)
+            .with_context(|| format!("cannot lock the pin directory {}", folder.display())),
     }
 }
 
@@ -122,7 +123,9 @@ impl Pins {
             .ancestors()
             .find(|folder| folder.exists())
             .unwrap_or(root);
-        if statfs(there)?.filesystem_type() != BPF_FS_MAGIC {
+        let found = statfs(there)
+            .with_context(|| format!("cannot read the file system type of {}", there.display()))?;
+        if found.filesystem_type() != BPF_FS_MAGIC {
             bail_with!(
                 InvalidPinDir,
                 "{} is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under {BPF_FS}",
@@ -201,7 +204,8 @@ impl Pins {
     pub(super) fn lock_exclusive(&self) -> Result<File> {
         let lock = File::open(&self.root)
             .with_context(|| format!("cannot open the pin directory {}", self.root.display()))?;
-        lock.lock().context("cannot lock the pin directory")?;
+        lock.lock()
+            .with_context(|| format!("cannot lock the pin directory {}", self.root.display()))?;
         Ok(lock)
     }
 
@@ -240,7 +244,8 @@ impl Pins {
 
     /// Pins an open object again under its name, after the pin was removed.
     pub(super) fn pin_again(&self, object: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<()> {
-        pin(object, &self.map(name)).with_context(|| format!("cannot restore the pin {name}"))
+        let path = self.map(name);
+        pin(object, &path).with_context(|| format!("cannot restore the pin {}", path.display()))
     }
 
     /// Pins the links again that are pinned in the opened directory of `before`, which is no longer at its path.
@@ -254,7 +259,9 @@ impl Pins {
                     Ok(link) => self.pin_again(link.as_fd(), &name)?,
                     Err(error) if is_absence(error.kind()) => {}
                     Err(error) => {
-                        return Err(error).with_context(|| format!("cannot open {name}"));
+                        return Err(error).with_context(|| {
+                            format!("cannot open the link {name} in the former pin directory")
+                        });
                     }
                 }
             }
@@ -373,7 +380,7 @@ impl Pins {
         self.folder.join(egress_name(slot))
     }
 
-    /// Returns the path of the directory that the reader of drop events locks.
+    /// Returns the path of the directory that `allowlist watch` locks while it reads drop events.
     pub(super) fn watchers(&self) -> PathBuf {
         self.folder.join("watchers")
     }
@@ -390,9 +397,10 @@ impl Pins {
 
     /// Removes the pin with this name, if it exists.
     pub(super) fn unpin(&self, name: &str) -> Result<()> {
-        match fs::remove_file(self.map(name)) {
+        let path = self.map(name);
+        match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove the pin {name}"))
+                Err(error).with_context(|| format!("cannot remove the pin {}", path.display()))
             }
             _ => Ok(()),
         }
@@ -406,8 +414,9 @@ impl Pins {
     /// Renames the pin of a map to its backup path.
     pub(super) fn back_up(&self, name: &str) -> Result<()> {
         self.unpin_backup(name)?;
-        fs::rename(self.map(name), self.backup_path(name))
-            .with_context(|| format!("cannot rename the pin of map {name}"))
+        let path = self.map(name);
+        fs::rename(&path, self.backup_path(name))
+            .with_context(|| format!("cannot rename the pin {}", path.display()))
     }
 
     /// Restores the pin of a map from its backup path, unless another map is pinned under the name.
@@ -416,8 +425,8 @@ impl Pins {
     pub(super) fn restore_backup(&self, name: &str) -> Result<()> {
         let (pin, aside) = (self.map(name), self.backup_path(name));
         if is_pinned(&aside)? && !is_pinned(&pin)? {
-            fs::rename(aside, pin)
-                .with_context(|| format!("cannot restore the pin of map {name}"))?;
+            fs::rename(aside, &pin)
+                .with_context(|| format!("cannot restore the pin {}", pin.display()))?;
         }
         Ok(())
     }
@@ -442,7 +451,10 @@ impl Pins {
         let _ = fs::remove_dir(self.watchers()); // it exists only if events were read
         if let Err(error) = fs::remove_dir(&self.folder) {
             // The filter is detached, so this is no error.
-            warn!("cannot remove {}: {error}", self.folder.display());
+            warn!(
+                "{}: cannot remove the pin directory: {error}; the filter is detached nevertheless",
+                self.folder.display()
+            );
         }
         // Another ABI version's pins may be beside these, and keep the folder.
         let _ = fs::remove_dir(&self.root);
@@ -462,7 +474,7 @@ fn backup_name(name: &str) -> String {
     format!("{name}_aside")
 }
 
-/// Mounts the BPF file system if `root` is below its mount point and it is not mounted.
+/// Mounts the BPF file system on [`BPF_FS`] if `root` is below this path and none is mounted there.
 fn mount_bpf_fs(root: &Path) -> Result<()> {
     let mounted = statfs(BPF_FS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
     if !root.starts_with(BPF_FS) || mounted {
@@ -476,7 +488,7 @@ fn mount_bpf_fs(root: &Path) -> Result<()> {
         Some("mode=0700"),
     )
     .with_context(|| {
-        format!("cannot mount the BPF file system; try `mount -t bpf bpf {BPF_FS}`")
+        format!("cannot mount the BPF file system (try `mount -t bpf bpf {BPF_FS}`)")
     })?;
     info!("mounted a BPF file system on {BPF_FS}; unmounting it removes the filter");
     Ok(())

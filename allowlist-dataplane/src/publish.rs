@@ -23,9 +23,10 @@ impl Dataplane {
     /// the generation that this value published last, changes that prefix in place instead. On an error, the active
     /// generation stays active.
     ///
-    /// `interfaces` are the configured names, by which a service can be limited to some interfaces. `metadata` describes
-    /// the generation for reports, and becomes active with its tables. A change in place stores it only if the tables
-    /// have new ids; [`Self::set_metadata`] does otherwise. If it is empty, the generation has no metadata.
+    /// `interfaces` are the configured names, by which a service can be limited to some interfaces. `metadata`
+    /// describes the generation for reports, and becomes active with its tables; if it is empty, the generation has no
+    /// metadata. A change in place stores `metadata` only if the tables have new ids; [`Self::set_metadata`] stores it
+    /// in any case.
     pub fn publish(
         &mut self,
         tables: &Tables,
@@ -72,8 +73,8 @@ impl Dataplane {
         Ok(next.generation)
     }
 
-    /// Marks the origin of UDP flows as unknown for ports whose flows the generation of `current` does not record, but
-    /// `services` will.
+    /// Marks the origin of UDP flows as unknown for ports whose flows are not recorded in the generation of `current`,
+    /// and are recorded with `services`.
     fn forget_services(&self, current: Control, services: &ServiceTable) -> Result<()> {
         if self.tracking.is_on && current.generation != 0 && !current.open {
             let copied = self.tables.services(current.slot)?;

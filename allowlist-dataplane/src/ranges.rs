@@ -51,16 +51,18 @@ pub(super) struct Ranges {
     slot: u32,
     /// The number of used words in the pool.
     used: usize,
-    /// The size of the list's header and base in words; and the number of changes after the base.
+    /// The size of the list's header and base, in words.
     base: usize,
+    /// The number of changes after the base.
     changes: usize,
 }
 
 /// The entry of a root before a change in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RootUndo {
-    /// The index of the root entry in the table, in units of 4 bytes; and its previous value.
+    /// The index of the root entry in the table, in units of 4 bytes.
     place: usize,
+    /// The previous value of the root entry.
     root: u32,
 }
 
@@ -93,8 +95,8 @@ impl Ranges {
         })
     }
 
-    /// Sets or removes one prefix in place, and returns the previous root entry; the last argument has the prefixes
-    /// after the change.
+    /// Sets the grant of one prefix in place, or removes the prefix if `grant` is `None`, and returns the previous root
+    /// entry. The last argument has all prefixes after the change.
     ///
     /// Returns `None`, and changes nothing that a packet uses, if the prefix cannot be changed in place.
     pub(super) fn change(
@@ -250,7 +252,9 @@ impl Copied {
     /// Copies the tables of a slot. The copy is consistent if the control word is the same before and after.
     pub(super) fn of(memory: &Part<'_>) -> Result<Self> {
         if memory.words() < FIXED {
-            bail!("the generation tables in the kernel are smaller than this version requires");
+            bail!(
+                "the generation tables in the kernel are smaller than this version requires; run `allowlist detach`, then start the daemon again"
+            );
         }
         // The roots before their chunks, which are not written again while the slot is active.
         let words = memory.read(0, memory.words());

@@ -1,4 +1,4 @@
-//! RCU grace periods from userspace: waits until no program uses a slot that was left.
+//! RCU grace periods from userspace: waits until no running program uses a slot that is no longer active.
 //!
 //! A store into an array of maps returns after an RCU grace period (`maybe_wait_bpf_programs` in the kernel): every
 //! program that ran at the time of the store has ended. This module stores into an array of its own, which no program
@@ -43,7 +43,7 @@ impl GracePeriod {
         thread::Builder::new()
             .name("readers".to_owned())
             .spawn(move || run(&array, &stored, &asked, &tell))
-            .context(WHAT)?;
+            .context("cannot start the thread that waits for RCU grace periods")?;
         Ok(Self {
             ask,
             over,

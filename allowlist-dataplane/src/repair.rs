@@ -74,7 +74,7 @@ impl Dataplane {
         let pins = Pins::create(self.pins.root(), self.pins.version())?;
         if pins.missing_maps()?.len() != abi::PINNED.len() || pins.have_links()? {
             bail!(
-                "cannot restore the filter's pins under {}, because another process has pinned a filter there; stop one of the two daemons, or choose another --pin-dir for it",
+                "cannot restore the filter's pins under {}, because another process has pinned a filter there; stop one of the two daemons, or start one of them with another --pin-dir",
                 pins.root().display()
             );
         }
@@ -128,9 +128,10 @@ impl Dataplane {
     }
 }
 
-/// Restores missing pins of maps in use by their recorded ids, which requires `CAP_SYS_ADMIN`.
+/// Restores missing pins of the maps that attached programs use. Requires `CAP_SYS_ADMIN`, to open a map by its id.
 ///
-/// Returns whether the attached programs use maps that could not be opened. The start then creates new maps.
+/// Returns whether some of these maps could not be opened by the ids that were recorded at the attach. The start then
+/// creates new maps.
 pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
     if !pins.have_links()? {
         return Ok(false);
@@ -156,14 +157,14 @@ pub(super) fn restore_maps(pins: &Pins) -> Result<bool> {
         match found {
             Some(map) => {
                 pins.pin_again(map.fd().as_fd(), name)?;
-                info!("the pin of map {name} was missing; pinned the map again");
+                info!("restored the missing pin of the kernel map {name}");
             }
             None => lost.push(name),
         }
     }
     if !lost.is_empty() {
         warn!(
-            "kernel maps without a pin that cannot be found again: {}; their contents are lost, and the attached programs are replaced by programs with new maps",
+            "cannot find the kernel maps whose pins are missing: {}; their contents are lost, and programs with new maps replace the attached programs",
             lost.join(", ")
         );
     }

@@ -117,7 +117,7 @@ fn pin_name(name: &str, id: u32, slot: u32) -> String {
     format!("{name}_{id}_{slot}")
 }
 
-/// Opens the map in a slot of an array by its pin `name`; `None` if the slot is empty or another map is pinned there.
+/// Opens the map in a slot of an array by its pin `name`; `None` if the slot is empty, or its map is not pinned there.
 fn found(pins: &Pins, array: &MapData, name: &str, slot: u32) -> Result<Option<MapData>> {
     let Some(id) = inner_map_id(array.fd().as_fd(), slot)? else {
         return Ok(None);
@@ -152,7 +152,8 @@ pub(super) fn memory(pins: &Pins, name: &'static str, slot: u32) -> Result<Optio
 /// Removes the pins of the inner maps of the array with this name.
 pub(super) fn remove_all(pins: &Pins, name: &str) -> Result<()> {
     let prefix = format!("{name}_");
-    let entries = fs::read_dir(pins.folder()).context("cannot list the pin directory")?;
+    let entries = fs::read_dir(pins.folder())
+        .with_context(|| format!("cannot list the pin directory {}", pins.folder().display()))?;
     for entry in entries.flatten() {
         let pin = entry.file_name();
         let pin = pin.to_string_lossy();

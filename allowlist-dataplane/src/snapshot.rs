@@ -14,7 +14,7 @@ pub struct AppliedState {
 }
 
 impl AppliedState {
-    /// Returns the mode (observe or enforce) of the state; `None` if no generation was active.
+    /// Returns the mode (observe or enforce) of the state; `None` if no interface was filtered.
     pub fn mode(&self) -> Option<Mode> {
         let is_filtering =
             self.control.generation != 0 && !self.control.open && !self.attachments.is_empty();

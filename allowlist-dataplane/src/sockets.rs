@@ -128,7 +128,10 @@ impl Socket {
         }
     }
 
-    /// Returns the phase of a client's flow, or `None` for a connection that the other side is opening.
+    /// Returns the phase of the flow, if this may be the socket of a client's connection to another host.
+    ///
+    /// Returns `None` for a socket that is unconnected, listens, or is in TIME-WAIT, and for a connection that is local
+    /// or that the other side is opening.
     fn phase(&self) -> Option<Phase> {
         if self.remote.port() == 0
             || self.local.ip().is_unspecified()
@@ -156,7 +159,7 @@ pub fn own_ports() -> Result<RangeInclusive<u16>> {
     match (numbers.next(), numbers.next()) {
         (Some(Ok(first)), Some(Ok(last))) => Ok(first..=last),
         _ => bail!(
-            "{FILE} has no range of ports such as \"32768 60999\": {:?}",
+            "{FILE} states {:?} and not a range of ports such as \"32768 60999\"; set it with `sysctl net.ipv4.ip_local_port_range`",
             text.trim()
         ),
     }
@@ -171,7 +174,7 @@ pub fn read() -> Result<Vec<Socket>> {
     for (protocol, name) in [(TCP, "tcp_diag"), (UDP, "udp_diag")] {
         for family in [AddressFamily::Inet as u8, AddressFamily::Inet6 as u8] {
             dump(family, protocol, &mut sockets).with_context(|| {
-                format!("cannot list this host's sockets with {name}; `modprobe {name}` may help")
+                format!("cannot list this host's sockets with {name} (`modprobe {name}` may help)")
             })?;
         }
     }

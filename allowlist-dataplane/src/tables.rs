@@ -29,7 +29,7 @@ pub(super) struct SlotTables {
     pub(super) tries: TrieSlots,
     pub(super) metadata: Metadata,
     pub(super) rcu: GracePeriod,
-    /// A copy of the active tables; `None` if another process published them.
+    /// A copy of the active tables; `None` unless this process published them.
     pub(super) published: Option<Published>,
 }
 

@@ -6,7 +6,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 
 /// Starts a task that prints the log lines of programs loaded with the trace on, through the `log` crate.
 ///
@@ -21,7 +21,8 @@ pub fn print_trace(mut object: Ebpf) -> Result<JoinHandle<()>> {
     )]
     // SAFETY: the logger owns its descriptor, never replaces it, and is moved in here.
     let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
-        .map_err(std::io::Error::from)?;
+        .map_err(std::io::Error::from)
+        .context("cannot wait for log lines of the kernel programs")?;
     Ok(tokio::spawn(async move {
         let _loaded = object; // its maps hold the log's ring buffer
         while let Ok(mut ready) = logger.readable_mut().await {

@@ -93,8 +93,9 @@ impl View {
         ))
     }
 
-    /// Returns the flows with a remote address in `prefix`, or all flows; those that this host initiated first, then by
-    /// address and port.
+    /// Returns the flows with a remote address in `prefix` that have not expired; for `None`, all such flows.
+    ///
+    /// The flows are sorted by [`Side`], remote address, protocol and ports, so those of this host come first.
     ///
     /// # Errors
     /// Fails if the maps cannot be opened.

@@ -134,8 +134,9 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Records the flows of this host's client sockets, if the policy tracks flows and some interface slot is not
-    /// armed.
+    /// Records the flows of this host's client sockets, if the policy tracks flows and an interface slot is not armed.
+    ///
+    /// In a slot that is not armed, the flow tracker may not create UDP flows yet.
     ///
     /// # Errors
     /// Fails if the maps cannot be written.
@@ -192,7 +193,7 @@ fn adopt(flows: &mut Flows, marks: &Marks) -> Result<Vec<u16>> {
         Ok(read) => read,
         Err(error) => {
             warn!(
-                "{error:#}; connections that this host opened before the filter started are not in the flow table, so their return traffic is dropped until they are opened again"
+                "{error:#}; connections that this host opened before the filter started are not in the flow table, so their return traffic is dropped until the connections are reopened"
             );
             return Ok((0..=u16::MAX).collect());
         }

@@ -109,7 +109,7 @@ fn entries<K: aya::Pod + Into<IpAddr>>(trie: &Trie<K>) -> Result<Vec<Entry>> {
             let (address, length) = (key.data(), key.prefix_len());
             Ok(Entry {
                 prefix: IpNet::new(address.into(), length as u8).map_err(|_| {
-                    Error::message("the LPM trie in the kernel has a prefix with an invalid length")
+                    Error::message("the LPM trie in the kernel has a prefix with an invalid length; the next publish rewrites the trie")
                 })?,
                 grant,
             })
@@ -151,7 +151,7 @@ fn trie<K: aya::Pod>(entries: impl ExactSizeIterator<Item = (Key<K>, Grant)>) ->
     for (key, grant) in entries {
         trie.insert(&key, grant, 0).with_context(|| {
             format!(
-                "cannot store all {length} prefixes in an LPM trie; the host may be short of memory"
+                "cannot store all {length} prefixes in an LPM trie (the host may be short of memory)"
             )
         })?;
     }

@@ -33,7 +33,7 @@ pub struct View {
 pub struct Attachment {
     /// The current name of the interface, or the recorded one if the interface is gone.
     pub name: String,
-    /// The mode in which the program runs; `None` if the record in the map is damaged.
+    /// The mode in which the program runs; `None` if its record in the map is missing or damaged.
     pub mode: Option<XdpMode>,
     /// Whether the kernel reports the link's program on an interface of this network namespace.
     ///
@@ -129,8 +129,8 @@ impl View {
 
     /// Returns the control word and the fallback as the maps have them.
     ///
-    /// If the map of the control word is not pinned, returns the word that was published last; if that of the fallback
-    /// is not, an empty fallback.
+    /// If the map of the control word is not pinned, returns the word that was published last. If the map of the
+    /// fallback is not pinned, the fallback is empty.
     pub(super) fn words(&self) -> Result<(Control, Fallback)> {
         let control = if self.has(abi::CONTROL)? {
             // In this order: the fallback of a word that is pending is there before it.
@@ -280,7 +280,8 @@ impl View {
         Ok(interfaces.get(&slot, 0)?)
     }
 
-    /// Returns every prefix of the active generation, IPv4 first, sorted.
+    /// Returns every prefix of the active generation, IPv4 first, sorted; an empty list while all packets pass because
+    /// of a rollback.
     pub fn entries(&self) -> Result<Vec<Entry>> {
         if self.control()?.open {
             return Ok(Vec::new());

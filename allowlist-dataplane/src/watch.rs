@@ -46,7 +46,8 @@ pub struct Watch {
 pub enum Seen {
     /// A packet that was dropped, or would have been in enforce mode, and the name of its interface.
     Drop(Event, String),
-    /// The number of drops since the last item for which the rate limit suppressed an event.
+    /// The number of drops without an event since the last such item, because the rate limit was reached or the ring
+    /// buffer was full.
     Suppressed(u64),
     /// The filter was detached. No further item follows.
     Detached,
@@ -64,7 +65,10 @@ impl Watch {
         let view = View::open(pin_dir)?;
         let mut ring = RingBuf::try_from(pins.open_map(abi::EVENTS)?)?;
         while ring.next().is_some() {}
-        let descriptor = ring.as_fd().try_clone_to_owned()?;
+        let descriptor = ring
+            .as_fd()
+            .try_clone_to_owned()
+            .context("cannot duplicate the descriptor of the ring buffer of drop events")?;
         #[expect(
             unsafe_code,
             reason = "the only constructor that tokio does not deprecate"
@@ -160,16 +164,25 @@ fn lock(pins: &Pins) -> Result<File> {
     DirBuilder::new()
         .recursive(true)
         .create(&folder)
-        .with_context(|| format!("cannot create {}", folder.display()))?;
-    let lock = File::open(&folder)?;
+        .with_context(|| {
+            format!(
+                "cannot create {}, the lock of `allowlist watch`",
+                folder.display()
+            )
+        })?;
+    let what = || {
+        format!(
+            "cannot lock {}, which ensures that only one `allowlist watch` runs",
+            folder.display()
+        )
+    };
+    let lock = File::open(&folder).with_context(what)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => bail_with!(
             Busy,
             "another `allowlist watch` is running, and only one at a time can read the drop events; end that one first"
         ),
-        Err(TryLockError::Error(error)) => {
-            Err(error).context("cannot lock the directory of the reader of drop events")
-        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(what),
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn mark_inbound(word: u64, is_allowed: u32) {
     }
 }
 
-/// Writes the mark of a flow, unless it is up to date.
+/// Writes the mark of a flow, its entry in [`FOREIGN`], unless the mark is up to date.
 #[inline(always)]
 pub(crate) fn mark(key: &Flow, after: FlowEntry, now: u32) {
     let before = track::lookup(&FOREIGN, key).map_or(FlowEntry::NONE, |entry| entry);
@@ -66,7 +66,8 @@ pub(crate) fn mark(key: &Flow, after: FlowEntry, now: u32) {
     let _ = FOREIGN.insert(key, after, 0);
 }
 
-/// Counts a new mark, and extends [`MARKING`] if older marks may have been evicted.
+/// Counts a new mark. If older marks may have been evicted, extends the time in [`MARKING`] until which marks may be
+/// missing.
 #[inline(always)]
 fn count(now: u32) {
     let (Some(crowding), Some(marking)) = (CROWDING.get_ptr_mut(0), MARKING.get_ptr_mut(0)) else {

@@ -81,7 +81,7 @@ impl ParsedScratch {
         self.meta().length()
     }
 
-    /// Returns the cause why the parsed frame is malformed; `None` for a well-formed frame.
+    /// Returns the reason why the parsed frame is malformed; `None` for a well-formed frame.
     #[inline(always)]
     pub(crate) fn cause(&self) -> Option<Malformed> {
         self.meta().cause()
@@ -333,8 +333,8 @@ impl Frame for LinearPart {
     }
 }
 
-/// The number of bytes that are copied from a frame in several buffers: enough for the headers of real packets. Headers
-/// beyond are malformed.
+/// The number of bytes that are copied from a frame in several buffers: enough for the headers of real packets. A frame
+/// with headers after these bytes is malformed.
 const HEADER_BYTES: usize = 512;
 
 /// The maximum size of one read from these bytes, rounded up to words: a fixed IPv4 header.
@@ -361,7 +361,7 @@ struct LinearizedFrame {
 }
 
 impl LinearizedFrame {
-    /// Copies the first bytes of a frame; returns `None` for a frame in one buffer.
+    /// Copies the first bytes of a frame; returns `None` for a frame in one buffer, or if the kernel cannot copy them.
     #[inline(always)]
     fn copy(ctx: &XdpContext) -> Option<Self> {
         // SAFETY: the context is this program's.

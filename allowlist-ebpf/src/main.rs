@@ -114,7 +114,8 @@ fn record_and_return(decision: &Decision, length: u64, word: ControlBits) -> u32
     }
 }
 
-/// Counts an internal error, a missing map, and returns the action that drops the packet. Never called in practice.
+/// Counts an internal error, and returns the action that drops the packet. Never called in practice: a map would have
+/// to be missing.
 #[inline(always)]
 fn internal_error() -> u32 {
     count::record_drop(&Decision::INTERNAL_ERROR, 0);

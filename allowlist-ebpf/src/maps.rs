@@ -97,7 +97,7 @@ pub(crate) fn control() -> Option<ControlRef> {
     CONTROL.get_ptr(0).map(volatile)
 }
 
-/// Returns a reference to a value that the kernel has looked up in a map without a copy for each CPU.
+/// Returns a reference to a value that the kernel has looked up in a map that is not per CPU.
 #[inline(always)]
 pub(crate) const fn volatile<T>(value: *const T) -> VolatileRef<'static, T> {
     // SAFETY: the kernel returned the pointer, and keeps the value until the program ends. The value has the type in the
@@ -127,8 +127,12 @@ fn resolve_fallback(word: u64) -> u64 {
     fallback.effective(word, INTERFACE.load(), clock::nanoseconds())
 }
 
-/// Returns the state of foreign marks on this interface: whether they are complete, and the time until which some may
-/// be missing, in seconds.
+/// Returns whether foreign flows are marked on this interface, and the time until which marks may be missing.
+///
+/// The first value is true if the receive path marks the flows that the other side initiates on this interface, and the
+/// ports of older sockets are known. The second is for all interfaces, in seconds of the monotonic clock: until then,
+/// the mark of a flow may be missing because it was evicted. Returns `(false, 0)` without the map, which does not occur
+/// in practice.
 #[inline(always)]
 pub(crate) fn marking() -> (bool, u32) {
     let Some(marking) = MARKING.get_ptr(0) else {

@@ -74,7 +74,8 @@ fn record(ctx: &TcContext, word: ControlBits, sent: &OutboundPacket) {
     }
 }
 
-/// Decides by a packet's mark and local port how to update the flow tables, if the flow's own entry does not decide it.
+/// Returns how to update the flow tables for a packet whose own flow entry does not decide it: by the mark of its flow
+/// as foreign, and by the times recorded for its local port.
 #[inline(always)]
 fn decide(sent: &OutboundPacket, before: FlowEntry, now: u32) -> Update {
     let flow = &sent.flow;

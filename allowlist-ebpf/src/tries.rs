@@ -40,7 +40,7 @@ pub(crate) fn grant(slot: u32, source: &Address) -> Option<Grant> {
     }
 }
 
-/// Loads a grant. Each word once; `services` has no alignment of 8 bytes.
+/// Loads each word of a grant once: words of 4 bytes, because the value is not aligned to 8 bytes.
 #[inline(always)]
 fn load(words: VolatileRef<'_, GrantWords>) -> Grant {
     let [low, high, match_id] = [0, 1, 2].map(|index| words.at(index).load());

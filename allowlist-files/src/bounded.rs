@@ -4,8 +4,8 @@
 //! - [`within`] runs a file operation on a thread of its own with a time limit
 //!
 //! Invariants: no open waits for a writer or a device; the open descriptor is checked, not the path; no read exceeds its
-//! limit; no caller exceeds its time limit, even if the kernel blocks. An operation that never ends costs one thread;
-//! until it ends, further operations on the same path fail at once.
+//! limit; no caller of [`within`] waits longer than its time limit, even if the kernel blocks. An operation that never
+//! ends costs one thread; until it ends, further operations on the same path fail at once.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// The time limit for writing a file, long enough for a busy disk.
+/// The usual time limit for reading or writing a file, long enough for a busy disk.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// The time limit for reading a file; shorter than [`PATIENCE`], because a start reads several files in sequence.
+/// The time limit for reading a file of the state directory; shorter than [`PATIENCE`], because a start reads several
+/// files in sequence.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The options for opening and reading a file, and the required properties of the file. Use [`Open::state`] or
@@ -60,9 +61,7 @@ pub enum ReadError {
     #[error("the path is {0}, not a regular file")]
     NotRegular(&'static str),
     /// A read of the file would wait for data, as that of `/proc/kmsg` does.
-    #[error(
-        "the path is not a regular file, since reading it would wait for data; configure the path of a regular file"
-    )]
+    #[error("the path is not a regular file, since reading it would wait for data")]
     Waits,
     /// The file belongs to this user, who is neither root nor the owner of its directory.
     #[error(
@@ -189,8 +188,8 @@ impl Open {
         Err(ReadError::Unsteady)
     }
 
-    /// Opens a file and checks the descriptor. Does not wait for a pipe or a device, but has no time limit for a file
-    /// system that hangs.
+    /// Opens a file, and checks the type and the owner of the open file. Does not wait for a pipe or a device, but has
+    /// no time limit for a file system that hangs.
     pub fn open(self, path: &Path, options: &OpenOptions) -> Result<File, ReadError> {
         // Check before opening too, since opening a device can have effects.
         let found = if self.follows_links {
@@ -334,7 +333,7 @@ pub fn within<T: Send + 'static>(
             let limit = humantime::format_duration(limit);
             Err(io::Error::new(
                 ErrorKind::TimedOut,
-                format!("no answer from the file system within {limit}"),
+                format!("the file system did not respond within {limit}"),
             ))
         }
     }

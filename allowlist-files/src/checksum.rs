@@ -3,7 +3,7 @@
 //! Invariant: the checksum is over the bytes as they are stored, not over a value that was decoded and encoded again. A
 //! version of the program whose values have more or fewer fields verifies the same bytes.
 
-/// The length of the checksum with its space.
+/// The length of the checksum and the space after it, in bytes.
 const LENGTH: usize = 9;
 
 /// Returns `bytes` with their checksum in front.
@@ -24,7 +24,7 @@ pub fn prepend(bytes: &[u8]) -> Vec<u8> {
     stored
 }
 
-/// Returns the bytes after the checksum, or `None` if they do not match the checksum.
+/// Returns the bytes after the checksum, or `None` if `stored` has no checksum or one that does not match.
 pub fn verify(stored: &[u8]) -> Option<&[u8]> {
     let (checksum, bytes) = stored.split_at_checked(LENGTH)?;
     let checksum = std::str::from_utf8(checksum).ok()?.strip_suffix(' ')?;

@@ -1,11 +1,12 @@
 //! An append-only file of lines in the state directory, with a limited size for each class of lines.
 //!
 //! A *class* is a kind of lines that has a limit of its own, so that many lines of one class remove none of another.
-//! [`Lines`] appends to one file until the lines of a class reach half of the limit. Then a rotation stores the newest
-//! lines of each class in a second file, up to half of the limit, and starts the first file again.
+//! [`Lines`] appends to one file until the lines of a class in it reach half of the class's limit. Then a rotation
+//! stores the newest lines of each class in a second file, up to half of its limit, and starts the first file again.
 //!
-//! Invariants: a line that was cut short is not read; of each class, between half and all of its limit is kept; a
-//! rotation that is interrupted loses and doubles no line. A rotation does not decode lines.
+//! Invariants: a line that was cut short by a crash does not run together with the next one; of each class that has
+//! reached its limit, between half and all of the limit is kept; an interrupted rotation neither loses nor duplicates a
+//! line. A rotation does not decode lines.
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
@@ -23,7 +24,8 @@ use tempfile::NamedTempFile;
 /// The maximum size of a file that is read, in bytes.
 const MAX_BYTES: u64 = 2 << 30;
 
-/// The names of the two files with lines. They contain two dots, so they cannot be the name of a source's file.
+/// The names of the two files with lines. Each must contain two dots, so that it differs from the names of the sources'
+/// files in the same directory, such as `office.json`.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// The file to which lines are appended.
@@ -32,7 +34,7 @@ pub struct Names {
     pub old: &'static str,
 }
 
-/// A file of lines of `CLASSES` classes, for appending.
+/// An append-only file whose lines belong to `CLASSES` classes. Clones append to the same file.
 ///
 /// The methods access the disk on the calling thread; [`crate::bounded::within`] limits the time.
 #[derive(Clone, Debug)]
@@ -47,10 +49,10 @@ pub struct Lines<const CLASSES: usize> {
 }
 
 impl<const CLASSES: usize> Lines<CLASSES> {
-    /// Returns the file of lines in an existing directory.
+    /// Returns the file of lines with the given names in the existing directory `folder`, without accessing the disk.
     ///
-    /// `max_bytes` are the limits of the classes, each in both files together; `class_of` returns the index of a line's
-    /// class.
+    /// `max_bytes` has the limit of each class in bytes, for both files together; `class_of` returns the index of a
+    /// line's class.
     pub fn new(
         folder: &Path,
         names: Names,
@@ -90,15 +92,17 @@ impl<const CLASSES: usize> Lines<CLASSES> {
             // The last line was cut short; keep it from absorbing this one.
             line.insert(0, b'\n');
         }
-        file.write_all(&line)?;
+        file.write_all(&line)
+            .map_err(|error| with_path(&path, &error))?;
         used[class] += size;
         *known = Some(used);
         Ok(())
     }
 
-    /// Replaces the content of both files by the newest of `lines`, which are in order of time, up to the limit of each class.
+    /// Replaces the content of both files by the newest of `lines`, up to the limit of each class.
     ///
-    /// Only the first lines may be replaced if this is interrupted.
+    /// `lines` must be in order of time. The file with the older lines is replaced first: if the process ends before
+    /// the second replacement, the other file has its previous content.
     pub fn replace(&self, lines: &[Vec<u8>]) -> io::Result<()> {
         let mut known = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         *known = None;
@@ -114,7 +118,7 @@ impl<const CLASSES: usize> Lines<CLASSES> {
         self.store(self.names.file, &selected(&lines, &new))
     }
 
-    /// Moves the newest lines of both files to the second one, and removes the first.
+    /// Stores the newest lines of both files in the second one (`old`), and removes the first.
     fn rotate(&self) -> io::Result<()> {
         let [old, new] = [self.names.old, self.names.file].map(|name| self.folder.join(name));
         let (older, newer) = (read_or_rename(&old)?, read_or_rename(&new)?);
@@ -128,7 +132,7 @@ impl<const CLASSES: usize> Lines<CLASSES> {
         }
     }
 
-    /// Returns for each line whether it is among the newest of its class, up to half of the limit.
+    /// Returns for each line whether it is among the newest of its class that fit in half of the class's limit.
     fn newest(&self, lines: &[&[u8]]) -> Vec<bool> {
         let (mut sizes, mut is_full) = ([0; CLASSES], [false; CLASSES]);
         let mut kept = vec![false; lines.len()];
@@ -193,11 +197,12 @@ fn merged<'l>(old: &'l [u8], new: &'l [u8]) -> Vec<&'l [u8]> {
 
 /// Reads a file of the state directory; a missing file is empty.
 ///
-/// If something other than a regular file is in its place, or the file is too large, renames that to `NAME.damaged`.
+/// If the path is not a regular file, is too large, or belongs to another user, renames it to `NAME.damaged` and
+/// returns no bytes.
 fn read_or_rename(path: &Path) -> io::Result<Vec<u8>> {
     match Open::state(MAX_BYTES).read_here(path) {
         Err(error) if error.is_missing() => Ok(Vec::new()),
-        Err(error @ ReadError::Io(_)) => Err(error.into()),
+        Err(error @ ReadError::Io(_)) => Err(with_path(path, &error.into())),
         Err(error) => {
             set_aside(path, &error)?;
             Ok(Vec::new())
@@ -208,14 +213,18 @@ fn read_or_rename(path: &Path) -> io::Result<Vec<u8>> {
 
 fn set_aside(path: &Path, error: &ReadError) -> io::Result<()> {
     let kept = kept_name(path);
-    fs::rename(path, &kept)?;
-    warn!("{}: {error}; renamed to {}", path.display(), kept.display());
+    fs::rename(path, &kept).map_err(|error| with_path(path, &error))?;
+    warn!(
+        "{}: {error}; it was renamed to {}, and a new file replaces it",
+        path.display(),
+        kept.display()
+    );
     Ok(())
 }
 
 /// Opens a file of the state directory for appending, and creates it if it is missing.
 ///
-/// If something other than a regular file is in its place, renames that to `NAME.damaged`.
+/// If the path is not a regular file or belongs to another user, renames it to `NAME.damaged` first.
 fn open_to_append(path: &Path) -> io::Result<fs::File> {
     let mut options = OpenOptions::new();
     options.create(true).read(true).append(true).mode(0o600);
@@ -223,10 +232,15 @@ fn open_to_append(path: &Path) -> io::Result<fs::File> {
     match open() {
         Err(error @ (ReadError::NotRegular(_) | ReadError::OtherOwner(_))) => {
             set_aside(path, &error)?;
-            Ok(open()?)
+            open().map_err(|error| with_path(path, &error.into()))
         }
-        file => Ok(file?),
+        file => file.map_err(|error| with_path(path, &error.into())),
     }
+}
+
+/// Returns an I/O error of the same kind whose text begins with `path`.
+fn with_path(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Returns the path to which a damaged file of the state directory is renamed.
@@ -246,7 +260,7 @@ pub fn ends_a_line(file: &fs::File) -> io::Result<bool> {
     Ok(last == [b'\n'])
 }
 
-/// Returns the lines of both files, the oldest first.
+/// Returns the lines of both files, the oldest first; a missing file has none.
 pub fn read(folder: &Path, names: Names) -> Result<Vec<Vec<u8>>> {
     let (old, new) = (
         read_file(&folder.join(names.old))?,

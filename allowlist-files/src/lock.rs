@@ -7,7 +7,8 @@ use nix::sys::stat::{major, minor};
 
 /// Returns the id of the process that holds an exclusive `flock` of this file or directory.
 ///
-/// Returns `None` if there is none, if it is in another PID namespace, or if `/proc/locks` cannot be read.
+/// Returns `None` if no process holds one, if the holder is in another PID namespace, or if `/proc/locks` cannot be
+/// read.
 pub fn holder(file: &File) -> Option<u32> {
     let found = file.metadata().ok()?;
     let device = (major(found.dev()), minor(found.dev()));
@@ -31,8 +32,8 @@ pub fn holder_in_words(file: &File) -> Option<String> {
 
 /// Returns the id of the process that locks an inode of a device, from the text of `/proc/locks`.
 ///
-/// Some file systems (Btrfs, overlayfs) report different devices in `/proc/locks` and in `stat`. If no lock is on the
-/// device, the only lock of the inode number is used.
+/// Some file systems (Btrfs, overlayfs) report different devices in `/proc/locks` and in `stat`. If no lock matches
+/// both numbers, a lock that matches the inode number is used, provided that there is only one.
 fn find(locks: &str, device: (u64, u64), inode: u64) -> Option<u32> {
     let of_inode: Vec<_> = locks
         .lines()

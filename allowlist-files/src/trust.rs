@@ -1,10 +1,10 @@
 //! Decides whether users other than root and this process's own could change the target of a path, in the way of
 //! sshd's `StrictModes`.
 //!
-//! Examines every component of the path from `/` on, and of every symbolic link in it: each must be owned by a trusted
-//! user, and only a sticky directory may be writable by others.
-//! A path without findings cannot be redirected between this check and its use, except by a trusted user.
-//! Does not examine the content of files, and does not know the configuration.
+//! Examines every component of the path from `/` on, and of the target of every symbolic link in it: each must be owned
+//! by a trusted user, and only a sticky directory may be writable by others. A path without findings cannot be
+//! redirected between this check and its use, except by a trusted user. Does not examine the content of files, and does
+//! not know the configuration.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -173,7 +173,7 @@ fn examine_for(path: &Path, users: Users) -> io::Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Requires that no user but root, and the user of this process, can change the target of a path.
+/// Checks that only root and the user of this process can change the target of a path.
 ///
 /// # Errors
 /// Fails with the first component that others control, or if a component cannot be examined.

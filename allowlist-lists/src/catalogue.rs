@@ -221,7 +221,7 @@ impl Provider {
         if regions.is_empty() && !self.regions.is_empty() {
             let name = &self.name;
             return Err(format!(
-                "provider {name} requires `regions`; it has the regions {}",
+                "provider {name} requires `regions`; set it to one or more of {}",
                 self.codes()
             ));
         }

@@ -93,19 +93,20 @@ impl Change {
 }
 
 impl Event {
-    /// Returns the event with the generation `first`, for the events of a start, which are recorded before the first
-    /// generation has a number.
+    /// Returns the event with the given generation, which is known only after the list is published; an event of
+    /// another kind is returned unchanged.
     #[must_use]
-    pub fn with_generation(mut self, first: u32) -> Self {
+    pub fn with_generation(mut self, number: u32) -> Self {
         if let EventKind::Changed { generation, .. } | EventKind::Released { generation, .. } =
             &mut self.kind
         {
-            *generation = first;
+            *generation = number;
         }
         self
     }
 
-    /// Returns the event with at most `MAX_STORED_PREFIXES` added and as many removed prefixes, for the history.
+    /// Returns the event with at most `MAX_STORED_PREFIXES` added and as many removed prefixes, for the history; the
+    /// counts stay.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         let change = match &mut self.kind {

@@ -1,8 +1,8 @@
 //! The gate: accepts or rejects a list before it becomes active.
 //!
-//! A vendor's list may change, but not shrink to nothing, open the host to half of the internet, or turn into another
-//! list. Pure: knows no network, no disk and no clock. `source` and `feed` check before whether the bytes are a list;
-//! `compile` checks later whether the tables have room for it.
+//! A vendor's list may change, but must not shrink to nothing, open the host to half of the internet, or turn into
+//! another list. Pure: knows no network, no disk and no clock. Before the gate, `source` and `feed` check whether the
+//! bytes are a list; after it, `compile` checks whether the tables have room for the list.
 
 mod size;
 mod special;
@@ -122,7 +122,7 @@ pub enum Rejection {
     },
     /// A prefix of the list overlaps a special-purpose block, which is not used on the internet.
     #[error(
-        "the list has {prefix}, which overlaps {special}: {what} (RFC 6890), not used on the internet; set `allow_special_use = true` if such a prefix is expected"
+        "the list has {prefix}, which overlaps {special} ({what}, RFC 6890), a block that is not used on the internet; set `allow_special_use = true` if such a prefix is expected"
     )]
     SpecialUse {
         /// The prefix of the list that overlaps the block.
@@ -168,7 +168,8 @@ impl Rejection {
 pub struct Before<'l> {
     /// The prefixes of the last-good list.
     pub last: &'l [IpNet],
-    /// The prefixes of the list that was active at the start of the growth window.
+    /// The prefixes of the list that was active at the start of the growth window, which is the time that
+    /// `growth_window` sets (7 days by default); those of the first list if the source is younger.
     pub earliest: &'l [IpNet],
     /// The grace prefixes, which stay active beside the new list.
     pub grace: &'l [IpNet],

@@ -98,7 +98,7 @@ impl Fetches {
             Err(error) => {
                 let name = &source.name;
                 let error = anyhow!(
-                    "source {name}: the fetch ended unexpectedly, by a bug of this program: {error}"
+                    "source {name}: the fetch ended unexpectedly, because of a bug of this program: {error}; report this message"
                 );
                 (Err(error), None)
             }

@@ -3,7 +3,7 @@
 //! Data flows one way: [`source`] fetches bytes, [`feed`] parses them to prefixes, [`gate`] accepts or rejects the list,
 //! [`list_update`] makes the next active list, [`states`] keeps the state of each source, [`state`] the files of
 //! the last-good lists.
-//! [`gather`] fetches many sources at once, [`past`] remembers earlier sizes for the gate, [`rejected`] the lists that
+//! [`gather`] fetches many sources at once, [`past`] restores earlier lists for the gate, [`rejected`] the lists that
 //! wait for the operator, [`event`] is a line of the history, and [`catalogue`] has the known providers.
 //!
 //! The only user of an HTTP client, a resolver and an HTML parser. Does not know services, ports or the kernel.

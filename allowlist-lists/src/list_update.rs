@@ -2,7 +2,7 @@
 //! period, or rejected as a whole.
 //!
 //! Pure: the caller fetches, states the time, publishes and stores. So the daemon, `check` and `diff` decide alike,
-//! and a test can run any sequence.
+//! and a test can run any sequence of answers.
 
 use allowlist_policy::difference::Difference;
 use allowlist_policy::{Answer, Family, Feed, Fetched, GracePrefix, Origin, PerFamily, Source};
@@ -174,7 +174,7 @@ fn with_notes(source: &Source, mut feed: Feed) -> Feed {
     feed
 }
 
-/// Adds to `fetched` the previous prefixes, from `last`, of each family in which a query failed.
+/// Adds to `fetched` the prefixes in `last` of each address family in [`Fetched::kept`], whose queries failed.
 fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
     let kept = std::mem::take(&mut fetched.kept);
     if let Some(last) = last.filter(|_| !kept.is_empty()) {
@@ -209,7 +209,8 @@ pub fn expire_grace(feed: &Feed, now: Timestamp) -> Option<(Feed, Vec<IpNet>)> {
 
 /// Returns the latest time at which a grace period of `source` may end: `now` plus its configured grace period.
 ///
-/// Stored ends are clamped to it, since a longer grace period or a clock that was ahead may have set a later one.
+/// Stored ends are clamped to this time, since a longer grace period or a clock that was ahead may have set a later
+/// one.
 fn end_of_grace(source: &Source, now: Timestamp) -> Timestamp {
     now.saturating_add(source.grace).unwrap_or(Timestamp::MAX)
 }

@@ -1,5 +1,6 @@
-//! The changes of a list within its source's growth window, from which the list at the window's start and the fewest
-//! active addresses since then are restored.
+//! The changes of a list within its source's growth window, the time over which the gate limits all changes together
+//! (`growth_window`). From them, the list at the window's start and the fewest active addresses since then are
+//! restored.
 //!
 //! Invariants: the oldest list that can be restored was active at the window's start or before it, or is the
 //! source's first; no count of active addresses within the window is missed; the number of entries and their prefixes
@@ -18,7 +19,8 @@ use jiff::{SignedDuration, Timestamp};
 /// The number of equal parts of the growth window. The changes within one part are merged into one entry, so an entry
 /// is dropped at most one part too late.
 const PARTS: u32 = 8;
-/// The divisor of the growth window that gives the maximum by which a list's age advances between two answers.
+/// The divisor of the growth window that gives the maximum by which ages advance between two answers, unless two
+/// intervals of fetching are longer.
 const STEPS: u32 = 4;
 /// The most prefixes that all entries together may hold; if they hold more, they are merged into one entry.
 const MOST_PREFIXES: usize = 500_000;
@@ -96,8 +98,8 @@ pub fn changes(
     changes
 }
 
-/// Returns the entry for the change from the list `before` to the list `after`; its newest change has the age 0, its
-/// oldest the age `oldest_seconds`.
+/// Returns the entry for the change from the list `before` to the list `after`. Its newest change has the age 0, its
+/// oldest the age `oldest_seconds`; `fewest` is the smallest number of addresses that were active before these changes.
 fn between(
     before: &[IpNet],
     after: &[IpNet],
@@ -126,7 +128,8 @@ fn active(feed: &Feed, now: Timestamp) -> PerFamily {
     }
 }
 
-/// Returns the time from the last answer to `now`, limited to two intervals of fetching or a part of the growth window.
+/// Returns the time from the last answer to `now`, limited to two intervals of fetching or to a quarter of the growth
+/// window.
 ///
 /// The limit is the larger of the two. It is needed because the clock may have been set forward, or the host may have
 /// been off.

@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-/// The length of an id: half of a SHA-256, which is long enough that no vendor finds two lists with one id.
+/// The length of an id in bytes: half of a SHA-256, which is long enough that no vendor finds two lists with one id.
 const ID_BYTES: usize = 16;
 
-/// A list that the gate rejected and that waits for the operator.
+/// The rejected lists of all sources that wait for the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedLists {
     /// The rejected lists, by the name of their source.
@@ -31,7 +31,7 @@ pub struct RejectedList {
     pub fetched: Timestamp,
     /// The reason why the gate rejected the list.
     pub reason: String,
-    /// Whether the operator may accept this list by command.
+    /// Whether the operator may accept this list by command; if false, only a change of the configuration can allow it.
     pub acceptable: bool,
     /// The number of prefixes in the list.
     pub prefixes: usize,

@@ -1,8 +1,9 @@
 //! Fetches the list of a source from its origin. The only user of the HTTP client and of the resolver.
 //!
 //! Invariants: a request without TLS goes only to loopback or where the operator allows it; no body is read beyond
-//! its limit; secrets reach no message and only the servers that they are configured for; and a list is returned only
-//! if it was received and parsed completely. Keeps no state: the caller handles failures and the last-good list.
+//! its limit; secrets appear in no message, and are sent only to the servers that they are configured for; and a list
+//! is returned only if it was received and parsed completely. Keeps no state: the caller handles failures and the
+//! last-good list.
 
 mod archive;
 mod error;
@@ -29,7 +30,9 @@ use crate::feed::List;
 pub use allowlist_policy::{Answer, Fetched};
 use error::Failure;
 
-/// Fetches the list of `source`. With `known`, the validators of an earlier answer, the answer may be "unchanged".
+/// Fetches the list of `source`. Requests are conditional if `known` has the validators of the last answer: an
+/// unchanged list then gives [`Answer::Unchanged`]. An empty `known` always gives the list, except for added prefixes,
+/// which are never fetched.
 pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, FetchError> {
     let now = Timestamp::now();
     let today = now.to_zoned(TimeZone::UTC).date();
@@ -78,8 +81,7 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 /// the memory of its text.
 static ROOM: Semaphore = Semaphore::const_new(ROOM_MIB);
 const ROOM_MIB: usize = 128;
-/// The most memory that one list reserves, in MiB: at most two large lists are parsed at a time, and small ones beside
-/// them.
+/// The most memory that one list reserves, in MiB, so that a large list leaves room for a second one.
 const MOST_MIB: usize = ROOM_MIB / 2;
 /// The bytes of memory that a list reserves for each byte of its text.
 const MEMORY_OF_TEXT: usize = 32;

@@ -30,7 +30,8 @@ use thiserror::Error;
 ///
 /// A file is `FORMAT CRC32 JSON`, with [`checksum`] over the JSON.
 const FORMAT: u32 = 5;
-/// The previous format, which is read too: one JSON object with a checksum over its content, encoded again.
+/// The previous format, which is read too: one JSON object with a checksum over its content, which is encoded again to
+/// verify it.
 const OLDER_FORMAT: u32 = 4;
 /// The maximum size of a stored list's file, in bytes; sufficient for the largest `max_prefixes`.
 const MAX_FEED_BYTES: u64 = 128 << 20;
@@ -51,7 +52,7 @@ pub struct StateLock {
     _directory: File,
 }
 
-/// A list as the state directory has it.
+/// A list that was read from the state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredList {
     /// The list.
@@ -346,7 +347,7 @@ fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::PermissionDenied => "only its owner may read it, try sudo",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free some space; `allowlist detach` works without"
+            "free some space; `allowlist detach` works on a full disk"
         }
         io::ErrorKind::TimedOut => "check the disk or the file server of the state directory",
         _ => "check the state directory and its permissions",
@@ -384,7 +385,7 @@ pub enum StateError {
     },
     /// The file of a list is damaged.
     #[error(
-        "{}: the last-good list is damaged, and is not used: {problem}{}",
+        "{}: the last-good list is damaged, and is not used: {problem}{}; the next fetched list replaces it",
         path.display(),
         kept.as_ref().map_or_else(String::new, |kept| format!("; the file was renamed to {}", kept.display()))
     )]
@@ -397,7 +398,7 @@ pub enum StateError {
         kept: Option<PathBuf>,
     },
     /// Another version of the program wrote the file, in a format that this version does not read.
-    #[error("{}: the last-good list is not used, since its format is {format}, and this version reads format {FORMAT}; the next fetched list replaces it", path.display())]
+    #[error("{}: the last-good list is not used, since its format is {format}, and this version reads the formats {OLDER_FORMAT} and {FORMAT}; the next fetched list replaces it", path.display())]
     Format {
         /// The path of the file.
         path: PathBuf,
@@ -472,10 +473,11 @@ impl Content {
         }
         let damaged = |problem: &str| Undecodable::Damaged(problem.to_owned());
         let space = bytes.iter().position(|byte| *byte == b' ');
-        let (format, stored) = bytes.split_at(space.ok_or_else(|| damaged("no stored list"))?);
+        let no_version = || damaged("it does not begin with a format version");
+        let (format, stored) = bytes.split_at(space.ok_or_else(no_version)?);
         let format = std::str::from_utf8(format).ok();
         let format = format.and_then(|format| format.parse().ok());
-        let format: u32 = format.ok_or_else(|| damaged("no stored list"))?;
+        let format: u32 = format.ok_or_else(no_version)?;
         if format != FORMAT {
             return Err(Undecodable::Format(format));
         }

@@ -1,8 +1,8 @@
 //! The state of every source: its list, and its health if it fails.
 //!
-//! Pure: the caller states the result of a fetch and the time. A copy of the states is cheap, since copies share the
-//! lists: a caller changes a copy, publishes it, and replaces the states if that succeeds. So a test can run any
-//! sequence of answers, failures and restarts.
+//! Pure: the caller states the result of a fetch and the time, so a test can run any sequence of answers, failures and
+//! restarts. A copy of the states is cheap, since copies share the lists: a caller changes a copy, publishes it, and
+//! replaces the states if publishing succeeds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::event::{Change, Event, EventKind};
 use crate::list_update::{AcceptedUpdate, RejectedUpdate, evaluate_update, expire_grace};
 use crate::rejected::{RejectedList, RejectedLists, list_id};
 
-/// The maximum difference of two clock readings that count as the same time.
+/// The tolerance for comparing a stored time with the wall clock before a step, which is only estimated.
 const MOMENT: SignedDuration = SignedDuration::from_secs(5);
 
 /// The states of all sources: their feeds, and the health of those with a failure or a stale list.
@@ -67,7 +67,8 @@ pub struct Proposal {
     /// Whether the proposal changes the active prefixes, so that a generation has to be published.
     pub needs_publish: bool,
     delta: Option<ListDelta>,
-    /// The grace prefixes whose grace period ends because the source's configured grace period is shorter now.
+    /// The grace prefixes of the previous feed that leave the new one, because their grace period has ended or `grace`
+    /// is 0 now. Prefixes that the list has again are not among them.
     expired: Vec<IpNet>,
 }
 
@@ -86,7 +87,8 @@ impl ListDelta {
 }
 
 impl Proposal {
-    /// Returns the prefixes that the proposal adds to and removes from the source's list.
+    /// Returns the prefixes that the proposal adds to and removes from the source's list; empty if the list is
+    /// unchanged.
     pub fn change(&self) -> Change {
         let delta = self.delta.clone();
         delta.map_or_else(Change::default, ListDelta::change)
@@ -173,9 +175,10 @@ impl SourceStates {
         Ok(proposal(source, last, update, false))
     }
 
-    /// Evaluates the present list of `source` as if it came after `last_good`, which was read from disk too late.
+    /// Evaluates the present list of `source` as the successor of `last_good`, which was read from disk only after the
+    /// present list had been fetched.
     ///
-    /// `None` means that the source has not answered. An error means that the gate rejects the list.
+    /// `None` means that the source has no present list. An error means that the gate rejects the present list.
     pub fn propose_after(
         &self,
         source: &Source,
@@ -208,8 +211,8 @@ impl SourceStates {
         Some(update.map(|update| proposal(source, last, update, true)))
     }
 
-    /// Removes the grace prefixes of all sources whose grace period ended by `now`. Returns the events, which have no
-    /// generation yet.
+    /// Removes all grace prefixes whose grace period ended by `now`. Returns the events, with the generation 0 until
+    /// [`Event::with_generation`] sets it.
     pub fn expire_grace(&mut self, now: Timestamp) -> Vec<Event> {
         let released: Vec<(String, Feed, Vec<IpNet>)> = self
             .feeds
@@ -238,8 +241,8 @@ impl SourceStates {
         grace.map(|grace| grace.until).min()
     }
 
-    /// Makes the proposed feed the feed of its source, and clears the source's failure. Returns the events, which have
-    /// no generation yet.
+    /// Makes the proposed feed the feed of its source, and clears the source's health. Returns the events, with the
+    /// generation 0 until [`Event::with_generation`] sets it.
     pub fn commit(&mut self, proposal: Proposal, now: Timestamp) -> Vec<Event> {
         let Proposal {
             source: name,
@@ -266,7 +269,8 @@ impl SourceStates {
         events(&name, now, happened)
     }
 
-    /// Records that fetching the source named `name` failed, or gave no valid list; returns the events.
+    /// Records that fetching the source named `name` failed, or gave no valid list. Returns an event only for the first
+    /// failure since the last success.
     pub fn record_failure(
         &mut self,
         name: &str,
@@ -283,7 +287,8 @@ impl SourceStates {
         events(name, now, happened)
     }
 
-    /// Records that the gate rejected a list of the source named `name`, and returns the events.
+    /// Records that the gate rejected a list of the source named `name`. Returns an event unless the source's last
+    /// failure was the same rejection of the same list.
     pub fn record_rejection(
         &mut self,
         name: &str,
@@ -312,7 +317,8 @@ impl SourceStates {
         events(name, now, happened)
     }
 
-    /// Records that a list of the source named `name` passed the gate but could not be published; returns the events.
+    /// Records that a list of the source named `name` passed the gate but could not be published. Returns an event
+    /// unless the last failure had the same reason.
     pub fn record_unpublished(
         &mut self,
         name: &str,

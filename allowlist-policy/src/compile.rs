@@ -2,12 +2,12 @@
 //!
 //! Three steps spare the kernel work per packet:
 //! - A port can belong to several services, but the kernel loads one number for it. Each distinct set of services that
-//!   cover a port becomes one *kernel service*, and the grant of a source lists the kernel services that share a
-//!   service with it.
+//!   cover a port becomes one *kernel service*. The *grant* of a source is the set of kernel services with at least one
+//!   service that allows the source.
 //! - A service can be limited to interfaces. Each interface has a row that maps each kernel service to the kernel
-//!   service that is left there, or to none.
-//! - A longest-prefix match finds one prefix, but the grant is the union of all prefixes that cover an address. Each
-//!   prefix includes the grants of the wider prefixes around it.
+//!   service of those members that apply to the interface, or to none.
+//! - A longest-prefix match finds one prefix, but an address has the grants of all prefixes that cover it. So the grant
+//!   of a prefix includes the grants of the wider prefixes around it.
 //!
 //! Invariant: the result does not depend on the order of services, sources and prefixes.
 
@@ -34,8 +34,8 @@ use crate::policy::{Policy, Snapshot};
 /// A compiled generation: the contents of the kernel's maps.
 #[derive(Clone)]
 pub struct Tables {
-    /// The kernel service of each port and protocol; its interface rows hold the services that apply to interfaces
-    /// which no service names.
+    /// The kernel service of each port and protocol. All its interface rows are those of an interface that no service
+    /// names.
     pub services: Box<ServiceTable>,
     /// The rows of the interfaces that a service names, by interface name.
     pub interfaces: BTreeMap<String, Box<InterfaceServices>>,
@@ -50,11 +50,11 @@ pub struct Tables {
 /// The names of the sources and services behind the ids in the kernel's tables, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdTable {
-    /// The names of the sources behind each match id: those that list the matching prefix or a wider one. Id 0 is
-    /// unused.
+    /// The names of the sources, indexed by match id: those that list the matching prefix or a wider one. Id 0 stands
+    /// for no match, and has no names.
     pub matches: Vec<Vec<String>>,
-    /// The names of the services behind each service counter id: those that cover the packet's port or protocol. Id 0
-    /// is unused.
+    /// The names of the services, indexed by service counter id: those that cover the packet's port or protocol. Id 0
+    /// stands for no service, and has no names.
     pub services: Vec<Vec<String>>,
 }
 
@@ -107,22 +107,23 @@ pub enum CompileError {
         /// The number of prefixes of the largest source.
         count: usize,
     },
-    /// Ports are covered by more different combinations of services than a grant has bits.
+    /// The services overlap, so that the ports belong to more distinct sets of services than a grant has bits.
     #[error(
-        "ports are covered by {combinations} different combinations of services, but the maximum is {MAX_SERVICES}; nothing was changed; merge services that cover the same ports, or give each port to one service only"
+        "the ports belong to {combinations} different sets of services, but the maximum is {MAX_SERVICES} sets; nothing was changed; merge services that cover the same ports, or give each port to one service only"
     )]
     TooManyServices {
         /// The number of distinct sets of services that cover a port.
         combinations: usize,
     },
-    /// Prefixes are listed by more different combinations of sources than there are match ids.
+    /// The lists overlap, so that the prefixes belong to more distinct sets of sources than there are match ids.
     #[error(
-        "prefixes are listed by more than {} different combinations of sources, the maximum that can be counted; nothing was changed; merge sources that list the same prefixes", MAX_MATCHES - 1
+        "the prefixes belong to more than {} different sets of sources, but the kernel counts packets for that many sets at most; nothing was changed; merge sources that list the same prefixes", MAX_MATCHES - 1
     )]
     TooManyMatches,
-    /// Ports are covered by more different combinations of services than there are service counters.
+    /// The services overlap, so that the ports belong to more distinct sets of services than there are service
+    /// counters.
     #[error(
-        "ports are covered by more than {} different combinations of services, the maximum that can be counted; nothing was changed; merge services that cover the same ports, or give each port to one service only", MAX_SERVICE_COUNTS - 1
+        "the ports belong to more than {} different sets of services, but the kernel counts packets for that many sets at most; nothing was changed; merge services that cover the same ports, or give each port to one service only", MAX_SERVICE_COUNTS - 1
     )]
     TooManyServiceCounts,
     /// The snapshot has no list of a source that a service allows.
@@ -150,8 +151,8 @@ impl CompileError {
     }
 }
 
-/// Compiles `policy` and the lists in `snapshot` to a generation. Ids in `previous` keep their meaning, so that the
-/// kernel's counters continue.
+/// Compiles `policy` and the lists in `snapshot` to a generation. The match ids and service counter ids in `previous`
+/// keep their meaning, so that the kernel's counters continue.
 pub fn compile(
     policy: &Policy,
     snapshot: &Snapshot,

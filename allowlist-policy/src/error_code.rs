@@ -59,31 +59,32 @@ pub enum ErrorCode {
     PrefixTooWide,
     /// The prefix to remove was not added by command.
     NotAdded,
-    /// No change is pending confirmation.
+    /// No change is pending confirmation, so there is nothing to confirm.
     NothingPending,
     /// Another change is pending and has to be confirmed or rolled back first.
     ChangePending,
     /// The pending change was rolled back, since it was not confirmed in time.
     NotConfirmed,
-    /// The requested policy is active already.
+    /// The requested policy is active already, so a rollback would change nothing.
     AlreadyActive,
     /// A source has no list, so the configuration cannot become active.
     MissingLists,
     /// There is no rejected list of the source to accept.
     NoRejectedList,
-    /// The id in the request is not that of the source's rejected list.
+    /// The source's rejected list does not have the id in the request, since a newer list was rejected or the id is
+    /// wrong.
     AnotherRejectedList,
     /// The change must be written to disk first, and writing failed.
     DiskFailed,
 
     // The configuration.
-    /// The daemon runs without a configuration file.
+    /// The daemon cannot reload, because it was started without a configuration file.
     NoConfigFile,
     /// The configuration file cannot be read.
     ConfigUnreadable,
     /// The configuration has mistakes.
     ConfigInvalid,
-    /// The configuration and the command line name no interface.
+    /// The configuration and the command line name no interface, so the filter cannot be attached.
     NoInterface,
     /// Users other than root and the daemon's own can change a file that the configuration names.
     UntrustedPath,
@@ -93,7 +94,7 @@ pub enum ErrorCode {
     NoDaemon,
     /// Another daemon uses the same pin directory, state directory or control socket.
     AlreadyRunning,
-    /// No filter is attached to any interface.
+    /// No filter is attached to any interface, and the command needs one.
     NothingAttached,
     /// The process lacks the privileges to load and attach BPF programs.
     NotPrivileged,
@@ -105,9 +106,9 @@ pub enum ErrorCode {
     InvalidStateDir,
     /// The interface cannot carry the filter.
     UnsupportedInterface,
-    /// The filter under the pin directory is in another network namespace.
+    /// The filter under the pin directory belongs to another network namespace than the process.
     OtherNamespace,
-    /// Another version of the program pinned the filter under the pin directory.
+    /// Another version of the program pinned the filter under the pin directory, so this version cannot read its maps.
     OtherVersion,
     /// Another XDP program is attached to the interface.
     InterfaceInUse,

@@ -1,4 +1,4 @@
-//! The verdicts for packets that were not sent: the questions, and the packets that represent them.
+//! The verdicts for hypothetical packets: the questions to `explain`, and the packets that represent them.
 //!
 //! - `compiled` decides by a compiled generation, which need not be active
 //! - `reach` summarizes the decisions for all ports
@@ -52,7 +52,7 @@ impl Question {
     }
 }
 
-/// What a packet is for: a port of this host, or a protocol without ports.
+/// The target of a packet: a port of this host, or a protocol without ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Target {
@@ -66,7 +66,8 @@ pub enum Target {
     Icmp,
     /// The IP protocol with this number, which has no ports.
     Protocol(u8),
-    /// All protocols without ports that are not listed by number: the ones with the most frequent decision.
+    /// The rest of the protocols without ports. In a question, GRE represents them; in a report, they are the protocols
+    /// with the most frequent decision, and the others are listed by number.
     Other,
 }
 
@@ -148,7 +149,7 @@ impl Target {
 impl FromStr for Target {
     type Err = String;
 
-    /// Parses a target such as `tcp/443`. The error is a message that states the remedy.
+    /// Parses a target such as `tcp/443`. The error is text for the user that says what to write instead.
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "other" {
             return Ok(Self::Other);
@@ -216,7 +217,9 @@ impl From<Target> for String {
 impl FromStr for Typed {
     type Err = String;
 
-    /// Parses an address with an optional zone, such as `fe80::1%eth0`. The error is a message that states the remedy.
+    /// Parses an IP address, which may be in brackets, with an optional interface name after `%`: `fe80::1%eth0`.
+    ///
+    /// Converts an IPv4-mapped IPv6 address to IPv4. The error is text for the user that says what to write instead.
     fn from_str(text: &str) -> Result<Self, String> {
         let (address, zone) = match text.split_once('%') {
             Some((address, zone)) if !zone.is_empty() => (address, Some(zone.to_owned())),

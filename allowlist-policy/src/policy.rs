@@ -71,7 +71,7 @@ pub enum Ports {
     Udp(RangeInclusive<u16>),
     /// A range of SCTP ports: `"sctp/3868"`.
     Sctp(RangeInclusive<u16>),
-    /// ICMP and ICMPv6 queries, such as echo: `"icmp"`. Errors belong to no service.
+    /// ICMP and ICMPv6 queries, such as echo: `"icmp"`. ICMP errors belong to no service.
     Icmp,
     /// An IP protocol with all its ports: `"ip/112"` or `"ip/vrrp"`.
     Protocol(u8),
@@ -314,7 +314,7 @@ impl Ports {
 impl FromStr for Ports {
     type Err = String;
 
-    /// Parses an entry of `ports`, such as `tcp/443`. The error is a message that states the remedy.
+    /// Parses an entry of `ports`, such as `tcp/443`. The error is text for the user that says what to write instead.
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "icmp" => return Ok(Self::Icmp),

@@ -18,7 +18,8 @@ pub struct AuditEntry {
     /// The operation that was done or refused.
     #[serde(flatten)]
     pub operation: Operation,
-    /// The number of the policy that a start or a change of the configuration made active; `None` for other operations.
+    /// The number of the policy that a start, a reload or a rollback made active; `None` for other operations, and if
+    /// the operation was refused or changed nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<u64>,
     /// The reason if the operation was refused; `None` if it was done.
@@ -44,7 +45,7 @@ pub enum Actor {
     Peer(Peer),
     /// The daemon itself, for example for a rollback at a deadline.
     Daemon,
-    /// A process that sent a signal to the daemon; it is not known.
+    /// A signal to the daemon; which process sent it is not known.
     Signal,
 }
 

@@ -177,7 +177,7 @@ Examples:
   sudo allowlist explain 203.0.113.9 --port tcp/443      one port
   sudo allowlist explain 2001:db8::9 --port icmp --iface eth1
 
-Reads the kernel's tables, with or without a daemon, for a packet that answers no flow of this host: in TCP, a SYN. \
+Reads the kernel's tables, with or without a daemon. The packet begins a new flow (in TCP, a SYN), so it is no answer to a flow of this host. \
 Exit codes: 0 the verdict is pass; 3 a verdict is drop. In observe mode the packet passes in both cases, and 3 states \
 that enforce mode would drop it.")]
     Explain(Explain),
@@ -193,7 +193,7 @@ Examples:
     Status(StatusOptions),
     /// Switch between enforcing drops and only counting them; takes effect at once
     #[command(
-        after_help = "The configuration is not reloaded, and every packet is judged. The mode persists across restarts, until the configuration states another one.
+        after_help = "The configuration is not reloaded. Both modes count every packet with its verdict. The mode persists across restarts, until the configuration states another one.
 
 Examples:
   sudo allowlist mode observe           every packet passes
@@ -259,9 +259,9 @@ Examples:
   sudo allowlist refresh                every source
   sudo allowlist refresh github         one source")]
     Refresh(Refresh),
-    /// Read the configuration again, and activate all of it or nothing
+    /// Reread the configuration file and activate it as a whole; an error changes nothing
     #[command(
-        after_help = "SIGHUP does the same; a refusal is then reported in the log alone.
+        after_help = "SIGHUP to the daemon does the same, but reports a refusal only in the daemon's log.
 
 Examples:
   sudo allowlist reload
@@ -405,7 +405,7 @@ pub struct Check {
     pub inline: InlineConfig,
 }
 
-/// The options of `allowlist explain`, which states whether a new packet from an address would pass, and the rule that decides.
+/// The options of `allowlist explain`, which prints the verdict for a new packet from an address, and the reason.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The source address of the packet

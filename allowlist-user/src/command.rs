@@ -82,7 +82,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 /// Returns the error of the command; [`exit_code`] has the exit code for it.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context(
-        "cannot start the threads of this process; check the limits of processes and memory",
+        "cannot start the threads of this process (check its limits of processes and memory)",
     )?;
     let done = runtime.block_on(async {
         let paths = cli.paths;
@@ -150,7 +150,12 @@ async fn filter(paths: Paths, run: Run) -> Result<()> {
     }
     if let Some(file) = &mut written.file {
         // A reload reads the file again, after a possible change of the working directory.
-        *file = std::path::absolute(&file)?;
+        *file = std::path::absolute(&file).with_context(|| {
+            format!(
+                "cannot make the path of the configuration file {} absolute",
+                file.display()
+            )
+        })?;
     }
     let options = daemon::Options {
         written,
@@ -216,7 +221,7 @@ fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Returns a warning for each path, of the configuration file or named in it, that users other than root can change.
+/// Returns a warning for each path that users other than root can change: the configuration file, and the paths in it.
 fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
     let file = paths.config.as_deref().unwrap_or(Path::new(CONFIG));
     let text = Config::file_text(file).unwrap_or_default();
@@ -227,8 +232,8 @@ fn path_warnings(paths: &Paths, config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// Prints the report that `read` returns. If this user lacks the privilege to read it, prints the report `name` of the
-/// daemon.
+/// Prints the report that `read` returns. If `read` fails and this user is not root, prints the daemon's report `name`
+/// instead.
 async fn show<R: Report>(
     paths: &Paths,
     name: &str,
@@ -249,8 +254,10 @@ fn print_report(report: &impl Report, output: Output) -> Result<()> {
     }
 }
 
-/// Returns the report `name` from the daemon, for a user who lacks the privilege to read it. For root, or if the
-/// request fails, returns `error`.
+/// Requests the report `name` from the daemon, after a user's own attempt to read it has failed with `error`.
+///
+/// # Errors
+/// Returns `error` if the request fails too, and for root without a request.
 async fn asked(paths: &Paths, name: &str, output: Output, error: anyhow::Error) -> Result<String> {
     if geteuid().is_root() {
         return Err(error);
@@ -289,7 +296,8 @@ async fn status(paths: &Paths, options: StatusOptions) -> Result<ExitCode> {
             let json = asked(paths, "status", as_json, error).await?;
             let client = Client::new(&paths.socket);
             print(&client.report("status", output.json).await?)?;
-            let json: serde_json::Value = serde_json::from_str(&json)?;
+            let json: serde_json::Value =
+                serde_json::from_str(&json).context("cannot parse the daemon's report `status`")?;
             let key = if must_enforce {
                 "filtering"
             } else {
@@ -390,7 +398,8 @@ async fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
                     .report(&name, options.output.json)
                     .await?,
             )?;
-            let json: serde_json::Value = serde_json::from_str(&json)?;
+            let json: serde_json::Value = serde_json::from_str(&json)
+                .context("cannot parse the daemon's report `explain`")?;
             return Ok(answer(json["verdict"] == "pass"));
         }
     };

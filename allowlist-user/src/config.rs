@@ -71,7 +71,7 @@ pub struct Config {
 
 /// The default of `max_prefixes`.
 const MAX_PREFIXES: u32 = 250_000;
-/// The default of `max_flows`, which needs about 15 MB of kernel memory, with the flows' peers.
+/// The default of `max_flows`, which needs about 15 MB of kernel memory, including the table of the flows' peers.
 const MAX_FLOWS: u32 = 65_536;
 /// The default of `history_size`, in bytes.
 const HISTORY_BYTES: u64 = 8 << 20;
@@ -85,8 +85,7 @@ const MAX_BYTES: u64 = 16 << 20;
 const SHOWN_PROBLEMS: usize = 20;
 
 impl Config {
-    /// Returns the generation of these tables, compiled from this configuration, in this mode. The lockout check
-    /// compares generations.
+    /// Returns a generation for the lockout check: this configuration, `mode`, and the tables compiled from it.
     pub fn generation<'a>(&'a self, mode: Mode, tables: &'a Tables) -> Generation<'a> {
         Generation {
             interfaces: &self.interfaces,
@@ -319,7 +318,7 @@ impl Config {
             .filter(|service| service.ports.iter().any(meets))
             .map(|service| {
                 format!(
-                    "services.{} covers ephemeral ports of this host ({}-{}): answers to its own connections are dropped unless the service allows their source",
+                    "services.{} covers ephemeral ports of this host ({}-{}): answers to the host's own connections are dropped unless the service allows their source",
                     service.name,
                     own.start(),
                     own.end()
@@ -462,7 +461,8 @@ impl fmt::Display for Lines<'_> {
         }
         match self.0.len().saturating_sub(SHOWN_PROBLEMS) {
             0 => Ok(()),
-            more => write!(out, "\nand {more} more"),
+            1 => write!(out, "\nand 1 more mistake"),
+            more => write!(out, "\nand {more} more mistakes"),
         }
     }
 }

@@ -83,7 +83,7 @@ pub struct PendingChange {
     pub until: Timestamp,
 }
 
-/// An operation that a client can request. Each has a path with its name.
+/// An operation that a client can request, by a POST to the path with its name. Not all operations can be requested.
 pub type Request = Operation<Vec<PrefixRequest>>;
 
 /// A prefix that a request adds or removes.
@@ -157,8 +157,8 @@ pub struct ApplyOutcome {
     /// The number of the active policy; `None` if the journal has no policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<u64>,
-    /// The difference between the effective states before and after, one line per change; empty exactly if the reports
-    /// `status`, `list` and `explain` do not change.
+    /// The difference between the effective states before and after, one line per change; empty if and only if the
+    /// reports `status`, `list` and `explain` stay the same.
     #[serde(default)]
     pub changes: Vec<String>,
     /// Notes on the result, one line each.
@@ -239,7 +239,11 @@ impl RequestBody {
                 return Err(invalid(error));
             }
         }
-        let lacks = |key: &str| invalid(format!("{name} needs `{key}`"));
+        let lacks = |key: &str| {
+            invalid(format!(
+                "the body of the request {name} lacks the key `{key}`"
+            ))
+        };
         let operation = match name {
             "add" => Operation::Add(self.entries.take().ok_or_else(|| lacks("entries"))?),
             "remove" => Operation::Remove(self.entries.take().ok_or_else(|| lacks("entries"))?),
@@ -259,14 +263,14 @@ impl RequestBody {
             _ => {
                 return Err(ApiError::new(
                     ErrorCode::NotFound,
-                    format!("there is no request {name:?}; docs/api.md lists all requests"),
+                    format!("there is no request {name:?}; GET / lists all requests"),
                 ));
             }
         };
         if self.confirm_within_seconds.is_some() && matches!(name, "accept" | "refresh" | "confirm")
         {
             return Err(invalid(format!(
-                "{name} does not take `confirm_within_seconds`: it cannot be rolled back"
+                "the request {name} does not take the key `confirm_within_seconds`, since its effect cannot be rolled back; remove the key"
             )));
         }
         if let Some(seconds) = self.confirm_within_seconds
@@ -291,7 +295,9 @@ impl RequestBody {
             ("to", self.to.is_some()),
         ];
         match unused.into_iter().find(|(_, is_given)| *is_given) {
-            Some((key, _)) => Err(invalid(format!("{name} does not take `{key}`"))),
+            Some((key, _)) => Err(invalid(format!(
+                "the request {name} does not take the key `{key}`; remove the key"
+            ))),
             None => Ok((operation, options)),
         }
     }
@@ -409,19 +415,19 @@ mod tests {
         }
         expect![[r#"
             mode {}
-                mode needs `mode`
+                the body of the request mode lacks the key `mode`
             mode {"mode":"off"}
                 unknown variant `off`, expected `enforce` or `observe` at line 1 column 13
             mode {"mode":"observe","source":"x"}
-                mode does not take `source`
+                the request mode does not take the key `source`; remove the key
             reload {"forced":true}
                 unknown field `forced`, expected one of `entries`, `mode`, `source`, `id`, `to`, `force`, `confirm_within_seconds`, `session` at line 1 column 9
             detach {}
-                there is no request "detach"; docs/api.md lists all requests
+                there is no request "detach"; GET / lists all requests
             accept {"source":"../x"}
                 "../x" is not a valid name of a source; names consist of a-z, 0-9, - and _, up to 63 characters
             accept {"source":"x","confirm_within_seconds":9}
-                accept does not take `confirm_within_seconds`: it cannot be rolled back
+                the request accept does not take the key `confirm_within_seconds`, since its effect cannot be rolled back; remove the key
             reload {"confirm_within_seconds":0}
                 confirm_within_seconds = 0 is out of range; write 1 to 86400
             add {"entries":[{"prefix":"192.0.2.1","service":"web","ttl":9}]}

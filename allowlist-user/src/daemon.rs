@@ -43,7 +43,7 @@ use allowlist_files::bounded::within;
 use allowlist_policy::error_code::bail_with;
 use allowlist_policy::text::on_one_line;
 use allowlist_policy::{AtStart, Feed, Mode, Source};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use log::{info, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -109,19 +109,21 @@ impl Options {
 }
 
 impl Options {
-    /// Requires that only root can change the commands and the secrets of a configuration.
+    /// Requires that only root can change the configuration file and the files that it names.
     ///
     /// # Errors
-    /// Names the first path that other users can change. A path that only the user behind `sudo` can change is logged,
-    /// unless it leads to a command or a secret.
+    /// The error names the first path that other users can change. A path that only the user behind `sudo` can change
+    /// is no error but a warning, unless it leads to a command, a secret or a certificate.
     fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
-        Self::refuse_untrusted(Self::concerns(written, config)?)
+        let concerns = Self::concerns(written, config)
+            .context("cannot check which users can change the files of the configuration")?;
+        Self::refuse_untrusted(concerns)
     }
 
     /// Returns the paths of the configuration that other users can change.
     ///
     /// # Errors
-    /// A file system hangs.
+    /// A file system does not answer within 2 seconds.
     fn concerns(written: &ConfigText, config: &Config) -> io::Result<Vec<Concern>> {
         let (written, config) = (written.clone(), config.clone());
         let work = move || trusted_paths::concerns(written.file.as_deref(), &written.text, &config);
@@ -154,10 +156,11 @@ pub struct Signals {
 impl Signals {
     /// Installs the handlers of the daemon's signals.
     pub fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot install the daemon's signal handlers");
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
         })
     }
 
@@ -300,7 +303,7 @@ impl Daemon {
     }
 
     /// Returns the time of the next expiry of an added prefix or the deadline of the pending change, whichever is
-    /// first.
+    /// first; `None` if there is neither.
     fn next_time(&self) -> Option<Instant> {
         let confirm = self.pending.as_ref().map(|pending| pending.deadline);
         [self.expiries.next(), confirm].into_iter().flatten().min()
@@ -374,8 +377,8 @@ impl Daemon {
         self.notify.status(&self.state_line());
     }
 
-    /// Returns the warnings about the present state: if the mode was set by command and differs from the
-    /// configuration's, and the warnings about the configuration.
+    /// Returns the warnings about the present state: one if a command has set another mode than the configuration's,
+    /// and those about the configuration.
     fn state_warnings(&self) -> Vec<String> {
         let (mode, configured) = (self.state.mode(), self.state.config().mode);
         let by_command = (mode != configured).then(|| {

@@ -37,8 +37,8 @@ const NAMED: usize = 20;
 
 /// All inputs of verdicts: the configuration, the mode, the added prefixes and the lists of sources.
 ///
-/// A change of verdicts makes another state from this one, and a change that fails keeps this one. Only the health and the
-/// times of lists are modified. A copy is cheap, since copies share their parts.
+/// A change of verdicts makes a new state; if the change fails, the old state stays in use. Only the health and the
+/// fetch times of lists are modified in place. A copy is cheap, since copies share their parts.
 #[derive(Clone, Debug)]
 pub struct EffectiveState {
     config: Arc<Config>,
@@ -158,11 +158,11 @@ impl EffectiveState {
         missing.cloned().collect()
     }
 
-    /// Compiles the state into tables, with the match ids in `known`, or with new ids if those are used up. Returns the
-    /// tables, and whether the ids are new.
+    /// Compiles the state into tables. Returns the tables, and whether their ids are new, so that counters start at 0.
     ///
-    /// A missing list is replaced as `at_start` defines. `index_of` returns the index of the interface with a name.
-    /// Match ids run out after thousands of changes of the overlaps between sources.
+    /// Sets of sources and services keep the ids that they have in `known`. If the ids run out, which takes thousands
+    /// of changes of the overlaps between sources, all sets get new ids. A missing list is replaced as `at_start`
+    /// defines. `index_of` returns the index of the interface with a name.
     pub fn compile(
         &self,
         known: &IdTable,

@@ -54,7 +54,8 @@ impl From<anyhow::Error> for ApiError {
     }
 }
 
-/// Returns the refusal of a request for this error, which has the code [`Failed`](ErrorCode::Failed) if it has no code.
+/// Returns the refusal of a request for this error. An error without a code ([`Failed`](ErrorCode::Failed)) becomes
+/// [`Refused`](ErrorCode::Refused).
 pub(crate) fn refusal(error: CodedError) -> ApiError {
     let code = match error.code {
         ErrorCode::Failed => ErrorCode::Refused,

@@ -190,14 +190,14 @@ impl OlderFile {
     }
 }
 
-/// Moves the records of earlier versions into the log. An interrupted migration is repeated without effect.
+/// Moves the records of earlier versions into the log. After an interruption, a repetition adds no record twice.
 ///
 /// A file with damaged lines is renamed. A file that cannot be read is logged, and stays.
 fn migrate(folder: &Path, log: &Lines<2>) -> io::Result<()> {
     let (mut older, mut done) = (Vec::new(), Vec::new());
     for file in OLDER_FILES {
         let path = folder.join(file.name);
-        if !path.try_exists()? {
+        if !path.try_exists().map_err(|error| at(&path, &error))? {
             continue;
         }
         match file.read(folder) {
@@ -216,10 +216,10 @@ fn migrate(folder: &Path, log: &Lines<2>) -> io::Result<()> {
     }
     for (path, damaged) in done {
         if damaged == 0 {
-            fs::remove_file(&path)?;
+            fs::remove_file(&path).map_err(|error| at(&path, &error))?;
         } else {
             let kept = kept_name(&path);
-            fs::rename(&path, &kept)?;
+            fs::rename(&path, &kept).map_err(|error| at(&path, &error))?;
             warn!(
                 "{}: {damaged} lines are damaged and are not moved to the event log; the file is renamed to {}",
                 path.display(),
@@ -228,6 +228,12 @@ fn migrate(folder: &Path, log: &Lines<2>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the error with the path of the file that could not be moved into the log.
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    let text = format!("cannot move {} into the event log: {error}", path.display());
+    io::Error::new(error.kind(), text)
 }
 
 /// Returns the lines of the log and of older files in the order of their times, each line once. A damaged line follows

@@ -202,13 +202,13 @@ pub enum ExportError {
         /// The maximum length of a name in the format.
         longest: usize,
     },
-    /// The name is that of a chain that is built into iptables.
+    /// The name is that of a built-in chain or target of iptables.
     #[error(
         "{chain} is a built-in chain or target of iptables, whose rules the export would replace; use another name, \
          such as \"allowlist\""
     )]
     ReservedChain {
-        /// The name of the built-in chain.
+        /// The name of the built-in chain or target.
         chain: String,
     },
     /// The list has more prefixes of a family than a security group has rules.

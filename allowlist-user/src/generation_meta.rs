@@ -30,7 +30,7 @@ pub struct GenerationMeta {
     /// The time since which packets have been filtered without interruption; `None` if it is unknown.
     #[serde(default)]
     pub since: Option<Timestamp>,
-    /// The names for the match ids in the kernel's maps.
+    /// The names of the sources and services behind the ids in the kernel's maps.
     #[serde(rename = "names")]
     pub ids: IdTable,
     /// The services of the generation, by name.
@@ -192,14 +192,15 @@ impl GenerationMeta {
         decoded.ok()
     }
 
-    /// Reads the metadata of the active generation from the kernel; `None` if it has none.
+    /// Reads the metadata of the active generation from the kernel; `None` if it is missing or cannot be decoded.
     pub fn read(view: &View) -> Result<Option<Self>> {
         let bytes = view.metadata()?;
         Ok(bytes.and_then(|bytes| Self::decode(&bytes)))
     }
 
-    /// Returns the metadata that names the counters which a start finds, or `None` if it is not known.
+    /// Returns the metadata with the names of the sources and services whose counters a start finds in the kernel.
     ///
+    /// Returns `None` if the names are not known, in which case the daemon resets the counters.
     /// Reads the metadata from the kernel, or from the state directory if an earlier version stored it there.
     pub fn of_counters(dataplane: &Dataplane, state_dir: &Path) -> Result<Option<Self>> {
         let (active, others) = dataplane.metadata()?;
@@ -239,7 +240,7 @@ impl GenerationMeta {
 struct OlderMeta {
     #[serde(flatten)]
     meta: GenerationMeta,
-    /// The checksum of the names that the kernel used until the generation was published.
+    /// The checksum of the names that belonged to the kernel's ids before this generation was published.
     #[serde(default)]
     before: u64,
 }

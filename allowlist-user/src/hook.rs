@@ -197,7 +197,7 @@ impl Hook {
         };
         match timeout(self.timeout, done).await {
             Ok(status) => {
-                let status = status?;
+                let status = status.context("cannot read the exit status of the command")?;
                 group.leave();
                 if !status.success() {
                     bail!("the command ended with {status}");

@@ -28,7 +28,8 @@ use crate::time::{Now, SteadyClock};
 
 /// The number of policies that a rollback can restore; one more is kept, so that a failed change removes none.
 pub const MAX_POLICIES: usize = 20;
-/// The number of superfluous edits of added prefixes in the journal above which the file is rewritten.
+/// The slack of the journal's file: it is rewritten when its edits of added prefixes exceed twice the needed ones by
+/// more than this number.
 const HISTORY: usize = 1000;
 
 /// A change from one policy to the next.
@@ -242,7 +243,8 @@ impl PolicyHistory {
         later.flat_map(|policy| policy.undo.clone()).collect()
     }
 
-    /// Returns the deadline of the newest policy, or `None` if that policy is confirmed.
+    /// Returns the deadline by which the newest policy must be confirmed, also if it has passed. `None` means that the
+    /// policy is confirmed or needs no confirmation.
     pub fn unconfirmed(&self) -> Option<ConfirmDeadline> {
         self.newest()?.change.unconfirmed
     }
@@ -373,7 +375,7 @@ impl Journal {
         journal
     }
 
-    /// Returns the policies and the added prefixes of the journal.
+    /// Returns the policies and the added prefixes of the journal, including the changes that are not on disk yet.
     pub fn known(&self) -> &PolicyHistory {
         &self.known
     }
@@ -507,7 +509,7 @@ impl Journal {
         gone
     }
 
-    /// Rewrites the journal's file if most of its edits are superfluous. A failure is logged.
+    /// Rewrites the journal's file if later edits have replaced most of its edits. A failure is logged.
     pub fn compact(&mut self, state: &StateDir, now: &Now) {
         if self.file.edits() > self.known.edits() * 2 + HISTORY {
             self.rewrite(state, now);
@@ -531,7 +533,7 @@ impl Journal {
         let lines: Vec<Line> = lines.map(|line| self.redacted(line)).collect();
         match self.file.replace(state, &lines) {
             Ok(()) => self.unwritten.clear(),
-            Err(error) => warn!("{error}"),
+            Err(error) => warn!("cannot rewrite the journal, so its present file stays: {error}"),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! - [`daemon`] drives lists, tables and kernel; [`control`] is its socket and client, [`session`] finds the login that
 //!   the lockout check protects
 //! - [`report`] prints the state of the filter as text and JSON, [`export`] the prefixes in the formats of other firewalls
-//! - [`journal`], [`event_log`], [`audit`] and [`generation_meta`] are files of the state directory
+//! - [`journal`], [`event_log`] and [`audit`] are files of the state directory; [`generation_meta`] stores the names of
+//!   sources and services in the kernel
 //! - [`effective`] has the state from which verdicts follow, and the plan of a change from one state to the next
 //! - [`hook`] and [`notify`] emit events to a command, a webhook and systemd
 //!

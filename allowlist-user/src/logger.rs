@@ -1,9 +1,9 @@
 //! Formats log records and writes them to standard error: one record a line, escaped in one place.
 //!
-//! Invariants: foreign text in a record can neither begin another record nor reach a terminal as a control
-//! character; a library's record is written only if it is an error, since a vendor's page could cause any number of warnings. Under journald each line
-//! carries its priority as `<N>` (sd-daemon(3)); elsewhere a daemon's lines carry their time, since nothing else
-//! records it.
+//! Invariants: foreign text in a record can neither begin another record nor reach a terminal as a control character;
+//! by default no record of a library is written, since a vendor's page could cause any number of them. Under journald
+//! each line carries its priority as `<N>` (sd-daemon(3)); elsewhere a daemon's lines carry their time, since nothing
+//! else records it.
 
 use std::env;
 use std::fmt::Write as _;

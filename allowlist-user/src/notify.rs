@@ -39,7 +39,12 @@ impl Notify {
         let open = |name: OsString| {
             let opened = open(&name);
             opened
-                .inspect_err(|error| debug!("{SOCKET}={}: {error}", name.display()))
+                .inspect_err(|error| {
+                    debug!(
+                        "cannot use the service manager's socket {SOCKET}={}: {error}",
+                        name.display()
+                    );
+                })
                 .ok()
         };
         Self {

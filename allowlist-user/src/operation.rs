@@ -17,7 +17,9 @@ const MAX_SHOWN_PREFIXES: usize = 4;
 /// The maximum length of an invalid prefix in a record, in characters.
 const MAX_TEXT_CHARS: usize = 60;
 
-/// An operation on the filter. `P` has the prefixes of an operation that has some: a record has their summary.
+/// An operation on the filter. `P` is the type of the prefixes of `add`, `remove` and `expire`.
+///
+/// A record has a summary of the prefixes; a request has a list of all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Operation<P = Prefixes> {
@@ -80,11 +82,11 @@ pub enum Operation<P = Prefixes> {
 /// A summary of the prefixes of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefixes {
-    /// The number of all prefixes of the operation.
+    /// The number of all prefixes of the operation, including the invalid ones of a request.
     pub count: usize,
-    /// The first prefixes of the operation, up to a limit.
+    /// The first valid prefixes of the operation, at most 200.
     pub prefixes: Vec<IpNet>,
-    /// The first invalid prefixes of the request, each cut to 60 characters.
+    /// The first invalid prefixes of the request, at most 4, each cut to 60 characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,
     /// The names of the services that the prefixes reach.
@@ -190,7 +192,7 @@ impl Prefixes {
     }
 }
 
-/// The operation of a journal's record.
+/// The operation of a record in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Recorded {

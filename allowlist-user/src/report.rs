@@ -1,4 +1,5 @@
-//! Reports: the state of the filter and its lists, as text and as JSON. Pure, except for reading the pinned maps.
+//! Reports: the state of the filter and its lists, as text and as JSON. Changes nothing; reads the pinned maps and the
+//! state directory.
 
 mod added;
 mod attach;
@@ -82,7 +83,8 @@ pub fn verified_text(verified: &[Verified]) -> String {
     format!("{table}\n")
 }
 
-/// Returns a duration in seconds as text, in its largest unit.
+/// Returns a duration in seconds as text, such as `90s`, `2m` or `3d`: rounded down, in the largest unit that gives at
+/// least 2. A negative duration is `0s`.
 fn ago(seconds: i64) -> String {
     match seconds {
         ..120 => format!("{}s", seconds.max(0)),

@@ -81,8 +81,10 @@ impl Now {
         Self { wall, uptime: None }
     }
 
-    /// Returns the time from this moment until an expiry, zero if it has passed. The expiry is given by both clocks;
-    /// the earlier one counts.
+    /// Returns the time from this moment until an expiry, zero if it has passed.
+    ///
+    /// The expiry is `until` by the wall clock or `uptime` by the boot clock, whichever is first. `uptime` is ignored
+    /// if it is of another boot.
     pub fn left(&self, until: Timestamp, uptime: Option<&Uptime>) -> Duration {
         let by_wall = Duration::try_from(until.duration_since(self.wall)).unwrap_or(Duration::ZERO);
         let by_boot = self

@@ -8,13 +8,14 @@ use allowlist_policy::Origin;
 
 use crate::config::{Config, secrets};
 
-/// A path of the configuration that users other than root can change.
+/// A path of the configuration that users other than root can change, or whose owner cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Concern {
     /// The description of the problem, with the remedy.
     pub message: String,
-    /// Whether the configuration must not be used: the path leads to a command or a secret, or it is controlled by a user
-    /// other than the one behind `sudo`.
+    /// Whether the configuration must not be used. Two problems are no reason for this: only the user behind `sudo` can
+    /// change the path, and it leads to no command, secret or certificate; or the owner of a file that the
+    /// configuration names cannot be read at the moment.
     pub is_fatal: bool,
 }
 
@@ -52,7 +53,7 @@ pub fn concerns(file: Option<&Path>, text: &str, config: &Config) -> Vec<Concern
         // Each use of a command, a token or a certificate examines its path again, so the filter can start.
         Err(error) => concerns.push(Concern {
             message: format!(
-                "{}: cannot examine the owner: {error}; the file is not used until this succeeds",
+                "{}: cannot read its owner: {error}; the file is not used until this succeeds",
                 path.display()
             ),
             is_fatal: Some(path) == file,

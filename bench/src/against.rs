@@ -179,7 +179,9 @@ impl Subject {
     }
 
     fn program(&self, load: usize) -> Result<&Xdp> {
-        let program = self.loads[load].program(PROGRAM).context("no program")?;
+        let program = self.loads[load]
+            .program(PROGRAM)
+            .with_context(|| format!("the object file has no program {PROGRAM}"))?;
         Ok(program.try_into()?)
     }
 
@@ -190,7 +192,7 @@ impl Subject {
             let found = programs::verdict(self.program(load)?, frame)?;
             ensure!(
                 found == wanted,
-                "{}, packet {}: the verdict is {found}, not {wanted}, so this object file reads the benchmark's policy differently; compare with an object of a nearer version",
+                "{}, packet {}: the verdict is {found}, not {wanted} (1 is drop, 2 is pass), so this object file reads the benchmark's policy differently; compare with an object of a nearer version",
                 self.name,
                 case.name
             );

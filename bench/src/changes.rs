@@ -107,6 +107,9 @@ async fn change(
     let outcome = client
         .ask(operation(entries), &ApplyOptions::default())
         .await?;
-    ensure!(outcome.generation > 0, "{outcome:?}");
+    ensure!(
+        outcome.generation > 0,
+        "the daemon answered a change without a generation: {outcome:?}"
+    );
     Ok(())
 }

@@ -41,7 +41,7 @@ struct Case {
     keys: &'static str,
     /// The number of services; the frames are sent to the last one.
     services: u16,
-    /// Whether the minimal filter supports the case: it drops or passes UDP over IPv4 by source address.
+    /// Whether the minimal filter is measured too: it drops or passes UDP over IPv4 by the source in the kernel's trie.
     in_small_filter: bool,
     expected: u32,
 }
@@ -166,7 +166,10 @@ fn measure(record: &mut Record, effort: &Effort, case: &Case) -> Result<()> {
         subjects.push((TRIE, programs::program(&small, "drop_trie")?));
     }
     for ((name, _), (object, _)) in OURS.iter().zip(&filters) {
-        let program: &Xdp = object.program(PROGRAM).context("no program")?.try_into()?;
+        let program: &Xdp = object
+            .program(PROGRAM)
+            .with_context(|| format!("the filter's eBPF object has no program {PROGRAM}"))?
+            .try_into()?;
         subjects.push((name, program));
     }
     for (name, program) in &subjects {
@@ -174,7 +177,7 @@ fn measure(record: &mut Record, effort: &Effort, case: &Case) -> Result<()> {
         let expected = case.expected;
         ensure!(
             verdict == expected,
-            "program {name}: the verdict on the benchmark's packet is {verdict}, not {expected}"
+            "program {name}: the verdict on the benchmark's packet is {verdict}, not {expected} (1 is drop, 2 is pass)"
         );
     }
     for round in 0..effort.rounds {
@@ -239,7 +242,9 @@ impl Front {
             Family::V4 => ("front4", 12),
             Family::V6 => ("front6", 8),
         };
-        let map = object.map_mut("SOURCE_AT").context("no SOURCE_AT")?;
+        let map = object
+            .map_mut("SOURCE_AT")
+            .with_context(|| programs::no_map("SOURCE_AT"))?;
         let mut at: Array<&mut MapData, u32> = map.try_into()?;
         at.set(0, header + source, 0)?;
         Ok(Self {
@@ -250,7 +255,10 @@ impl Front {
     }
 
     fn set_subject(&mut self, subject: &Xdp) -> Result<()> {
-        let map = self.object.map_mut("SUBJECT").context("no SUBJECT")?;
+        let map = self
+            .object
+            .map_mut("SUBJECT")
+            .with_context(|| programs::no_map("SUBJECT"))?;
         let mut programs: ProgramArray<&mut MapData> = map.try_into()?;
         programs.set(0, subject.fd()?, 0)?;
         Ok(())

@@ -126,7 +126,10 @@ impl Sender {
     fn flood(&mut self, subject: &Subject) -> Result<f64> {
         let peer = &subject.testbed.peer;
         let index = peer.run(|| if_nametoindex("eth0"))?;
-        let port = self.object.map_mut("PORT").context("no PORT")?;
+        let port = self
+            .object
+            .map_mut("PORT")
+            .with_context(|| programs::no_map("PORT"))?;
         let mut port: Array<&mut MapData, u32> = port.try_into()?;
         port.set(0, index, 0)?;
         let generate = programs::program(&self.object, "generate")?;
@@ -141,13 +144,13 @@ impl Sender {
                 ..TestRunOptions::default()
             })
         })
-        .context("cannot send")?;
+        .context("cannot send the flood")?;
         let elapsed = started.elapsed();
         let dropped = wait_for_drops(subject, before + u64::from(self.frames))? - before;
         let lost = u64::from(self.frames).abs_diff(dropped);
         ensure!(
             lost <= u64::from(self.frames) / 100,
-            "the subject dropped {dropped} of {} packets, which differ by more than 1 %, so the rate is invalid; measure again on an idle machine",
+            "the subject counted {dropped} dropped packets of {} sent ones, a difference of more than 1 %, so the rate is invalid; measure again on an idle machine",
             self.frames
         );
         Ok(float(dropped) / elapsed.as_secs_f64())

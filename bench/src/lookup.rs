@@ -138,7 +138,12 @@ fn measure_traffic(
     let frame = frame(list.family);
     let programs = SUBJECTS.each_ref().map(|one| one.program(object, list));
     for (subject, program) in SUBJECTS.iter().zip(&programs) {
-        let program = program.as_ref().ok().context("no program")?;
+        let program = program.as_ref().ok().with_context(|| {
+            format!(
+                "the benchmark has no program for the subject {}",
+                subject.name
+            )
+        })?;
         programs::check(program, subject.name, &frame)?;
         if subject.looks_up {
             check_found(object, subject, program, &frame, traffic)?;

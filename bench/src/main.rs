@@ -72,7 +72,8 @@ enum Measure {
     Changes,
 }
 
-/// The number of rounds, bursts and lists of the measurements.
+/// The extent of the measurements: the number of rounds, the number of packets per burst (one subject in one round),
+/// and whether to use fewer and smaller lists.
 struct Effort {
     rounds: usize,
     burst: u32,

@@ -26,7 +26,7 @@ use crate::record::{Record, Sample, float};
 pub(crate) const MEASURE: &str = "packets";
 pub(crate) const UNIT: &str = "ns/packet";
 
-/// The policy of a closed host with one service; the keys of a setting come first.
+/// The policy of a host with `default = "drop"` and one service. The keys of a setting are written before this text.
 const POLICY: &str = r#"
     default = "drop"
     [services.web]
@@ -47,7 +47,8 @@ const UNUSED: u16 = 50_000;
 /// The number of different frames of each kind of packet.
 const FRAMES: u16 = 8;
 
-/// The names and keys of the settings; the first is the baseline.
+/// The names and keys of the settings; the first is the baseline. In the last one, a reader such as `allowlist watch`
+/// receives drop events.
 pub(crate) const SETTINGS: [(&str, &str); 4] = [
     ("off", "return_traffic = \"off\""),
     ("established", "return_traffic = \"established\""),
@@ -199,7 +200,7 @@ impl Subject {
         let program: &Xdp = self
             .object
             .program(PROGRAM)
-            .context("no program")?
+            .with_context(|| format!("the filter's eBPF object has no program {PROGRAM}"))?
             .try_into()?;
         let mut sum = 0.0;
         for frame in frames {

@@ -23,7 +23,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0xe6, 0x9f, 0x00),
 ];
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
-/// The x position of a list without prefixes, which a logarithmic axis does not have.
+/// The x position of a list without prefixes, since 0 has no position on a logarithmic axis.
 const NONE: f64 = 1.0;
 
 /// The title of a plot, and the label of its value axis.

@@ -86,7 +86,7 @@ pub(crate) fn load_with(capacities: &[(&str, u32)], table: Option<&RangeTable>) 
 pub(crate) fn program<'a>(object: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
     let program = object
         .program(name)
-        .with_context(|| format!("the benchmark has no program {name}"))?;
+        .with_context(|| format!("the benchmark's eBPF object has no program {name}"))?;
     Ok(program.try_into()?)
 }
 
@@ -110,10 +110,10 @@ fn set_array<T: aya::Pod, const N: usize>(
     name: &str,
     addresses: Vec<T>,
 ) -> Result<()> {
-    let addresses: Box<[T; N]> = addresses
-        .try_into()
-        .map_err(|other: Vec<T>| anyhow::anyhow!("{} addresses", other.len()))?;
-    let map = object.map_mut(name).with_context(|| format!("no {name}"))?;
+    let addresses: Box<[T; N]> = addresses.try_into().map_err(|other: Vec<T>| {
+        anyhow::anyhow!("{} addresses do not fill the map {name}", other.len())
+    })?;
+    let map = object.map_mut(name).with_context(|| no_map(name))?;
     let mut array: Array<&mut MapData, [T; N]> = map.try_into()?;
     array.set(0, addresses, 0)?;
     Ok(())
@@ -125,9 +125,9 @@ pub(crate) struct RangeTable {
     pin: PathBuf,
     /// The slot of the active generation in the map.
     slot: u32,
-    /// The size of the pool in words.
+    /// The size of the range table's pool, in 64-bit words.
     pool: u32,
-    /// The size of the roots and the pool in bytes, with spare room and without the services.
+    /// The size of the range table in bytes: its root tables, and its pool with the spare room, but not the services.
     pub(crate) bytes: u64,
     _dataplane: Dataplane,
     _scratch: Scratch,
@@ -229,7 +229,7 @@ pub(crate) fn trie_capacity(list: &List) -> (&'static str, u32) {
 /// Writes a list to the trie of its family, and returns the memory of the trie in bytes, as the kernel reports it.
 pub(crate) fn fill_trie(object: &mut Ebpf, list: &List) -> Result<u64> {
     let name = trie_name(list.family);
-    let map = object.map_mut(name).with_context(|| format!("no {name}"))?;
+    let map = object.map_mut(name).with_context(|| no_map(name))?;
     let value = Grant::new(1, 1);
     match list.family {
         Family::V4 => {
@@ -250,6 +250,11 @@ pub(crate) fn fill_trie(object: &mut Ebpf, list: &List) -> Result<u64> {
     memory(object, name)
 }
 
+/// Returns the error text for a map that the benchmark's eBPF object lacks.
+pub(crate) fn no_map(name: &str) -> String {
+    format!("the benchmark's eBPF object has no map {name}")
+}
+
 const fn trie_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "TRIE_V4",
@@ -260,7 +265,7 @@ const fn trie_name(family: Family) -> &'static str {
 /// Returns the memory of a map in bytes, as the kernel reports it.
 pub(crate) fn memory(object: &Ebpf, map: &str) -> Result<u64> {
     use std::os::fd::{AsFd as _, AsRawFd as _};
-    let map = object.map(map).with_context(|| format!("no {map}"))?;
+    let map = object.map(map).with_context(|| no_map(map))?;
     let data = match map {
         aya::maps::Map::Array(data) | aya::maps::Map::LpmTrie(data) => data,
         other => bail!("cannot measure the memory of a kernel map of this type: {other:?}"),
@@ -310,7 +315,7 @@ pub(crate) fn check(program: &Xdp, name: impl Display, frame: &[u8]) -> Result<(
 }
 
 pub(crate) fn tally(object: &Ebpf) -> Result<Tally> {
-    let map = object.map("TALLY").context("no TALLY")?;
+    let map = object.map("TALLY").with_context(|| no_map("TALLY"))?;
     let array: PerCpuArray<&MapData, Tally> = map.try_into()?;
     let cpus = array.get(&0, 0)?;
     Ok(cpus.iter().fold(Tally::default(), |sum, cpu| Tally {

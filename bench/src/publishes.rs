@@ -1,7 +1,7 @@
 //! Measure 4: the time to compile and publish a list, by the number of prefixes; and the number of packets with a wrong
 //! verdict while lists are published one after the other, with packets on all CPUs.
 //!
-//! Two lists take turns that differ in many prefixes, so that no publish is an in-place change.
+//! Two lists are published alternately. They differ in many prefixes, so that no publish is an in-place change.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ pub(crate) const JUDGED: &str = "packets judged";
 
 const PREFIXES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const QUICK_PREFIXES: [usize; 2] = [1_000, 10_000];
-/// The largest list for the kernel's trie, which takes seconds to fill with more.
+/// The largest list for the kernel's trie: filling the trie with a larger one takes seconds.
 const MOST_IN_TRIES: usize = 100_000;
 const ENGINES: [(&str, &str); 2] = [("range table", "range-table"), ("lpm-trie", "lpm-trie")];
 const SEED: u64 = 20_260_104;
@@ -108,8 +108,8 @@ fn time(
     Ok(())
 }
 
-/// Runs frames of a source in both lists and of a source in neither without a pause while the lists are published, and
-/// counts the wrong verdicts.
+/// Publishes the two lists alternately, while other threads run the program without a pause on frames from two sources:
+/// one that both lists contain, and one that neither contains. Counts the wrong verdicts.
 fn under_load(record: &mut Record, effort: &Effort) -> Result<()> {
     let publishes = if effort.is_quick {
         QUICK_PUBLISHES
@@ -129,7 +129,10 @@ fn under_load(record: &mut Record, effort: &Effort) -> Result<()> {
         active.publish(tables)?;
     }
     let object = active.dataplane.load_program(0, false)?;
-    let program: &Xdp = object.program(PROGRAM).context("no program")?.try_into()?;
+    let program: &Xdp = object
+        .program(PROGRAM)
+        .with_context(|| format!("the filter's eBPF object has no program {PROGRAM}"))?
+        .try_into()?;
     let view = View::open(active.scratch.pin_dir())?;
     let before = view.counters_of(0)?;
     let judge = |frame: &[u8], times| programs::cost(program, frame, times).map(drop);

@@ -160,8 +160,9 @@ impl Record {
         table
     }
 
-    /// Returns a table with a row for each subject at this number of prefixes: the median and quartiles of the first
-    /// unit, the median of the second one, and the ratio of the subject `ours` to this subject in the first unit.
+    /// Returns a table with a row for each subject at this number of prefixes: the median and quartiles in the first
+    /// unit, the median in the second unit, and the median of the subject `ours` divided by that of the row, in the
+    /// first unit.
     pub(crate) fn comparison(
         &self,
         measure: &str,
@@ -179,7 +180,7 @@ impl Record {
         let our_median = find(ours, first).map(|one| one.median);
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        let ratio = format!("{ours} is");
+        let ratio = format!("{ours} / subject");
         table.set_header(["subject", first, "quartiles", second, &ratio]);
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -200,16 +201,19 @@ impl Record {
 
     /// Writes all samples and summaries to `folder`, and returns the paths of the files.
     pub(crate) fn write(&self, folder: &Path) -> Result<Vec<PathBuf>> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
         let mut written = Vec::new();
         for measure in distinct(self.samples.iter().map(|sample| sample.measure)) {
             let path = folder.join(format!("{measure}.csv"));
             let mut file = csv::Writer::from_path(&path)
                 .with_context(|| format!("cannot write {}", path.display()))?;
             for sample in self.samples.iter().filter(|one| one.measure == measure) {
-                file.serialize(sample)?;
+                file.serialize(sample)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
             }
-            file.flush()?;
+            file.flush()
+                .with_context(|| format!("cannot write {}", path.display()))?;
             written.push(path);
         }
         let path = folder.join("bench.json");
@@ -286,7 +290,7 @@ pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Returns the load average of the last minute.
+/// Returns the load average of the last minute, or 0 if it cannot be read.
 pub(crate) fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let minute = text.split(' ').next();
@@ -304,7 +308,7 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// Converts a count, exactly up to 2^53.
+/// Converts a count to a float, without loss up to 2^53.
 #[expect(clippy::cast_precision_loss, reason = "no count here reaches 2^53")]
 pub(crate) const fn float(number: u64) -> f64 {
     number as f64

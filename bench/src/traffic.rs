@@ -295,7 +295,7 @@ fn global6(rng: &mut Rng) -> u128 {
     1 << 125 | rng.u128(..) >> 3
 }
 
-/// Returns the partial sums of 1/n.
+/// Returns the partial sums of 1/n, for n from 1 to `count`.
 fn zipf(count: usize) -> Vec<f64> {
     let mut sum = 0.0;
     let mut rank = 0.0;

@@ -132,10 +132,10 @@ impl Setting {
 pub(crate) struct Item<'a> {
     /// Whether this host sends the frame, or receives it.
     pub(crate) is_sent: bool,
-    /// An index into [`INTERFACES`].
+    /// The interface, as an index into [`INTERFACES`].
     pub(crate) slot: usize,
-    /// For a sent frame, the seconds since the previous one; for a received frame, the size of its linear part in units
-    /// of 8 bytes.
+    /// For a sent frame, the seconds since the previous one. For a received frame, the size of its linear part (the
+    /// first buffer, the only one that can be read directly) in units of 8 bytes.
     pub(crate) number: u8,
     pub(crate) frame: &'a [u8],
 }
@@ -165,7 +165,7 @@ pub(crate) fn encode(setting: Setting, items: &[Item<'_>]) -> Vec<u8> {
     input
 }
 
-/// Sends and receives the frames of an input.
+/// Runs the sent and received frames of an input through the product's packet logic and through the model.
 ///
 /// # Panics
 /// If the decisions of the product and of the model differ, or if one of them panics.

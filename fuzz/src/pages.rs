@@ -122,7 +122,7 @@ struct Word {
 /// Parses the page that an input describes.
 ///
 /// # Panics
-/// If an accepted list has an address that is not visible, or lacks a visible one without a note.
+/// If an accepted list has an invisible address, or if a visible address is neither in the list nor in a note.
 pub fn run(input: &[u8]) {
     let model = Model::of(input);
     let format = Format::Html(Page::default());

@@ -17,7 +17,7 @@ use crate::judge::{Item, Setting, WORLDS, encode};
 const FOLDER: &str = "ALLOWLIST_FUZZ_SEEDS";
 /// The number of frames in an input: few, so that most mutations affect a decision.
 const FRAMES: u64 = 16;
-/// The maximum frame size: payload beyond it has no effect.
+/// The maximum frame size in bytes: payload beyond it has no effect.
 const MAX_FRAME: usize = 400;
 
 /// Writes seeds to the folder in `ALLOWLIST_FUZZ_SEEDS`, if the variable is set.
@@ -36,7 +36,7 @@ pub fn write(seeds: &[Vec<u8>]) {
     }
 }
 
-/// Returns generated traffic between this host and the edges of each policy's prefixes.
+/// Returns inputs for `judge`: generated traffic between this host and the edges of each policy's prefixes.
 pub fn judge() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for world in 0..WORLDS.len() {
@@ -67,7 +67,7 @@ fn conversation(setting: Setting, world: usize, number: u64) -> Vec<u8> {
     encode(setting, &items)
 }
 
-/// Returns the first and last address of each prefix, and addresses outside of all prefixes.
+/// Returns the first and last address of each prefix in `WORLDS[world]`, and addresses outside of all its prefixes.
 fn remotes(world: usize) -> Vec<IpAddr> {
     let strangers = ["192.0.2.1", "2001:db8:ffff::9"].map(|text| text.parse().expect("an address"));
     let mut remotes = strangers.to_vec();

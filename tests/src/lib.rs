@@ -10,6 +10,7 @@ pub mod name_server;
 pub mod skip;
 pub mod vendor;
 
-/// The object file of `tests/ebpf`: the eBPF programs of the benchmark, and `linger` for a test.
+/// The object file of `tests/ebpf`: the eBPF programs of the benchmark, and the program `linger`, which runs until a
+/// test stops it.
 pub static EBPF_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-bench-ebpf"));

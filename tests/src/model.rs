@@ -91,10 +91,10 @@ pub struct Model<'a> {
     observes: bool,
     /// The packets of flows that this host initiated.
     sent: Vec<Packet>,
-    /// The packets of `sent`, and those of connections whose endpoints this host has accepted a connection with since then.
-    /// Later fragments are compared with these.
+    /// The packets of `sent`, and those that were removed from `sent` because this host has accepted a connection
+    /// between the same endpoints. Later fragments, which have no ports, are compared with these.
     peers: Vec<Packet>,
-    /// The remote endpoint and the host's port of foreign datagrams that passed.
+    /// The remote address, the remote port and the host's port of datagrams that passed and are no answers to the host.
     received: Vec<(IpAddr, u16, u16)>,
 }
 
@@ -151,7 +151,8 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// A SYN makes the connection the host's own, until the host accepts a connection with the same endpoints.
+    /// Records a sent TCP segment: a SYN makes the connection the host's own, until a SYN ACK accepts a connection
+    /// between the same endpoints.
     fn send_segment(&mut self, flags: u8, packet: Packet) {
         use tcp_flag::{ACK, RST, SYN};
 
@@ -393,7 +394,8 @@ impl<'a> Model<'a> {
     }
 }
 
-/// Reports whether only the first fragment has the transport protocol.
+/// Reports whether a later fragment hides its transport protocol: its next header is an IPv6 extension header, which
+/// only the first fragment contains.
 fn is_hidden(fragment: &Packet) -> bool {
     fragment.source.is_ipv6() && dissect::EXTENSIONS.contains(&fragment.protocol)
 }
@@ -559,7 +561,7 @@ pub fn static_snapshot(policy: &Policy) -> Snapshot {
         .iter()
         .map(|source| {
             let Origin::Prefixes(prefixes) = &source.origin else {
-                panic!("{} is not static", source.name)
+                panic!("the source {} has no static prefixes", source.name)
             };
             let feed = Feed::new(prefixes.clone(), jiff::Timestamp::UNIX_EPOCH);
             (source.name.clone(), feed.into())

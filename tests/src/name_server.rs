@@ -44,7 +44,7 @@ pub enum Reply {
     FormatError,
     /// NOTIMP.
     NotImplemented,
-    /// FORMERR to queries with EDNS, as by a server without EDNS, and the records to others.
+    /// FORMERR in reply to queries with EDNS, as from a server that does not support EDNS, and the records to others.
     NoEdns(Vec<String>),
     /// One reply for the A records, and another for the AAAA records.
     ByFamily(Box<[Reply; 2]>),
@@ -52,14 +52,14 @@ pub enum Reply {
     Silence,
     /// Bytes that are not a DNS message.
     Garbage,
-    /// The records, with the id of another query of the client.
+    /// The records, with a message id that differs from that of the query.
     WrongId(Vec<String>),
     /// The records, as a reply to a query for another name.
     WrongQuestion(Vec<String>),
 }
 
 impl Reply {
-    /// One reply for the A records, and another for the AAAA records.
+    /// Returns a reply that has one part for A records, and another for AAAA records.
     pub fn by_family(v4: Self, v6: Self) -> Self {
         Self::ByFamily(Box::new([v4, v6]))
     }
@@ -122,7 +122,7 @@ impl NameServer {
         self.address
     }
 
-    /// Replaces the replies.
+    /// Sets or replaces the reply for a name.
     pub fn reply(&self, name: &str, reply: Reply) {
         let name = parse_name(name);
         let mut replies = lock(&self.shared.replies);
@@ -335,7 +335,7 @@ fn record(line: &str) -> Record {
         "A" => RData::A(A(data.parse().expect("an IPv4 address"))),
         "AAAA" => RData::AAAA(AAAA(data.parse().expect("an IPv6 address"))),
         "CNAME" => RData::CNAME(CNAME(parse_name(data))),
-        other => panic!("{other} is no type that is known here"),
+        other => panic!("this name server has no records of the type {other}"),
     };
     Record::from_rdata(parse_name(owner), ttl.parse().expect("seconds"), data)
 }

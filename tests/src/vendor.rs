@@ -93,7 +93,7 @@ impl Vendor {
     ) -> Result<Self> {
         let listener = TcpListener::bind((address, 0)).with_context(|| {
             format!(
-                "cannot listen on {address}: is it an address of an interface of this namespace that is up?"
+                "cannot listen on {address} (it must be an address of this namespace, on an interface that is up)"
             )
         })?;
         let (ca_pem, tls) = match certificates {
@@ -142,7 +142,7 @@ impl Vendor {
         self.ca_pem.as_deref()
     }
 
-    /// Replaces the answers.
+    /// Sets or replaces the answer for a path.
     pub fn answer(&self, path: &str, answer: Answer) {
         let mut answers = lock(&self.shared.answers);
         answers.retain(|(known, _)| known != path);

@@ -31,7 +31,9 @@ const MOUNTS: [(&str, &str); 5] = [
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        eprintln!("error: this is the first process of a test machine: run `cargo xtask vm`");
+        eprintln!(
+            "error: this program runs only as the first process of a virtual machine: run `cargo xtask vm`"
+        );
         return ExitCode::FAILURE;
     }
     match run() {
@@ -50,24 +52,28 @@ fn run() -> anyhow::Result<String> {
     for (kind, target) in MOUNTS {
         mount_new(kind, target)?;
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("no kernel release")?;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .context("cannot read the kernel release in /proc/sys/kernel/osrelease")?;
     report("kernel", release.trim_end());
     ensure!(
         fs::exists("/sys/kernel/btf/vmlinux")?,
         "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
     );
 
-    let arguments = fs::read_to_string(ARGUMENTS).context("no arguments for the tests")?;
+    let arguments = fs::read_to_string(ARGUMENTS)
+        .with_context(|| format!("cannot read the arguments of the tests in {ARGUMENTS}"))?;
     let status = Command::new(TESTS)
         .args(arguments.lines())
         .env("ALLOWLIST_SKIPS", SKIPS)
         .status()
-        .context("cannot start the tests")?;
+        .with_context(|| format!("cannot start the test program {TESTS}"))?;
     match fs::read_to_string(SKIPS) {
         Ok(skips) => skips.lines().for_each(|skip| report("skip", skip)),
         // No test was skipped.
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context("cannot read the skips"),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read the skipped tests in {SKIPS}"));
+        }
     }
     Ok(status.to_string())
 }

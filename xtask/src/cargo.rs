@@ -52,7 +52,7 @@ pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     command.status().with_context(|| cannot_start(command))
 }
 
-/// Runs a command to its end, copies its standard output, and passes each line to `read`.
+/// Runs a command to its end, copies its standard output to that of xtask, and passes each line to `read`.
 pub(crate) fn each_line(command: &mut Command, mut read: impl FnMut(&str)) -> Result<ExitStatus> {
     let mut child = command
         .stdout(Stdio::piped())
@@ -60,14 +60,20 @@ pub(crate) fn each_line(command: &mut Command, mut read: impl FnMut(&str)) -> Re
         .with_context(|| cannot_start(command))?;
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
     let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? > 0 {
+    while lines
+        .read_until(b'\n', &mut line)
+        .with_context(|| format!("cannot read the output of `{}`", name(command)))?
+        > 0
+    {
         // The tests continue after a reader such as `head` has closed the pipe.
         let _ = io::stdout().write_all(&line);
         // A test may print bytes that are not UTF-8.
         read(String::from_utf8_lossy(&line).trim_end());
         line.clear();
     }
-    Ok(child.wait()?)
+    child
+        .wait()
+        .with_context(|| format!("cannot read the exit status of `{}`", name(command)))
 }
 
 /// Runs a command that must succeed, and returns its standard output.
@@ -80,7 +86,7 @@ pub(crate) fn stdout(command: &mut Command) -> Result<String> {
         bail!("`{}` failed ({})", name(command), output.status);
     }
     String::from_utf8(output.stdout)
-        .with_context(|| format!("`{}` printed something that is not UTF-8", name(command)))
+        .with_context(|| format!("the output of `{}` is not UTF-8 text", name(command)))
 }
 
 /// Reports whether `program` is in a folder of `PATH`.
@@ -160,7 +166,8 @@ pub(crate) fn build_with(args: &[&str], variables: &[(&str, &str)]) -> Result<Bu
     for message in BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines() {
         built.read(&message.context("cannot read cargo's messages")?);
     }
-    if !child.wait()?.success() {
+    let status = child.wait().context("cannot read cargo's exit status")?;
+    if !status.success() {
         bail!("the build failed; see cargo's messages above");
     }
     Ok(built)

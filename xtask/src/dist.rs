@@ -123,8 +123,12 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     let dist = cargo::target_dir()?.join("dist");
     let folder = dist.join(&name);
     if folder.exists() {
-        fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot remove the previous {}", folder.display()))?;
+        fs::remove_dir_all(&folder).with_context(|| {
+            format!(
+                "cannot remove {}, which an earlier run has written",
+                folder.display()
+            )
+        })?;
     }
     lay_out(allowlist, &folder)?;
     let archive = dist.join(format!("{name}.tar.gz"));
@@ -162,8 +166,9 @@ fn lay_out(allowlist: &str, folder: &Path) -> Result<()> {
     }
     let pages = folder.join(PAGES);
     cargo::stdout(Command::new(allowlist).arg("man").arg(&pages))?;
-    for page in fs::read_dir(&pages)? {
-        allow(&page?.path(), 0o644)?;
+    let cannot_list = || format!("cannot list {}", pages.display());
+    for page in fs::read_dir(&pages).with_context(cannot_list)? {
+        allow(&page.with_context(cannot_list)?.path(), 0o644)?;
     }
     Ok(())
 }
@@ -177,7 +182,7 @@ fn as_installed(document: &str) -> String {
 fn place(folder: &Path, file: &str) -> Result<PathBuf> {
     let path = folder.join(file);
     let parent = path.parent().expect("it is below the folder");
-    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     Ok(path)
 }
 
@@ -207,8 +212,8 @@ fn pack(folder: &Path, archive: &Path) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Returns the modification time of all files in the archive, in seconds since the epoch: that of the commit, so that
-/// builds are reproducible.
+/// Returns the modification time of all files in the archive, in seconds since the epoch: the time of the commit, so
+/// that builds are reproducible, or the variable `SOURCE_DATE_EPOCH` if it is set.
 fn modification_time() -> Result<String> {
     if let Ok(seconds) = env::var("SOURCE_DATE_EPOCH") {
         return Ok(seconds);
@@ -223,8 +228,9 @@ fn modification_time() -> Result<String> {
 }
 
 fn list(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
+    let cannot_list = || format!("cannot list {}", folder.display());
+    for entry in fs::read_dir(folder).with_context(cannot_list)? {
+        let entry = entry.with_context(cannot_list)?;
         if entry.file_type()?.is_dir() {
             list(root, &entry.path(), files)?;
         } else {

@@ -192,14 +192,17 @@ fn fuzz(target: Target, program: &str, args: &Args) -> Result<bool> {
     Ok(false)
 }
 
-/// Returns the most recently written file in `folder`, if it was written after `start`.
+/// Returns the most recently written file in `folder`, or `None` if no file was written after `start`.
 fn newest(folder: &Path, start: SystemTime) -> Result<Option<PathBuf>> {
     let mut newest = None;
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
-        let entry = entry?;
-        let written = entry.metadata()?.modified()?;
+        let entry = entry.with_context(|| format!("cannot list {}", folder.display()))?;
+        let written = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .with_context(|| format!("cannot read the time of {}", entry.path().display()))?;
         if written >= start {
             newest = newest.max(Some((written, entry.path())));
         }

@@ -1,8 +1,8 @@
 //! `cargo xtask language`: counts constructions that make technical prose hard to read.
 //!
-//! A pronoun clause where the field has a noun, a verb of speech for a data flow or an archaic word each cost the
-//! reader a second reading. The check looks at comments, string literals and Markdown of the whole repository, and
-//! `cargo xtask lint` fails above [`LIMIT`]. It knows no grammar: a single hit may be right, many are a dialect.
+//! These are pronoun clauses where the field has a noun, verbs of speech for a data flow, and archaic words: each costs
+//! the reader a second reading. The check reads comments, string literals and Markdown of the whole repository, and
+//! `cargo xtask lint` fails above [`LIMIT`]. It does not parse grammar, so some hits are correct English.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,8 +14,7 @@ use regex::Regex;
 
 use crate::{cargo, tidy};
 
-/// The most hits per 1,000 words of the whole repository. Well-kept projects of this field have 0.4 to 1.2; the
-/// limit is lowered to 3.0 as the rest of the text is rewritten.
+/// The maximum number of hits per 1,000 words of the repository. Well-kept projects of this field have 0.4 to 1.2.
 pub(crate) const LIMIT: f64 = 1.5;
 
 /// The maximum number of files that the summary names: those with the most hits.

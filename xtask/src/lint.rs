@@ -18,7 +18,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     let findings = tidy::check(cargo::root())?;
     if !findings.is_empty() {
         bail!(
-            "lines that violate the repository's rules (xtask/src/tidy.rs states them):\n  {}",
+            "these lines violate the repository's rules, which xtask/src/tidy.rs states:\n  {}",
             findings.join("\n  ")
         );
     }
@@ -26,7 +26,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     let language = language::Summary::of(cargo::root())?;
     if language.rate() > language::LIMIT {
         bail!(
-            "the comments, messages and documents have more than {} constructions that are hard to read per 1,000 words (`cargo xtask language FILE` shows them):\n{}",
+            "comments, messages and documents have more than {} hard-to-read constructions per 1,000 words (`cargo xtask language FILE` lists those of a file):\n{}",
             language::LIMIT,
             language.text()
         );

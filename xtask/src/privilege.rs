@@ -26,7 +26,7 @@ impl Root {
     /// Called before the build, which takes minutes.
     ///
     /// # Errors
-    /// The caller is not root and there is no sudo.
+    /// Fails if the caller is not root and there is no sudo.
     pub(crate) fn reach(what: &str) -> Result<Self> {
         if geteuid().is_root() {
             return Ok(Self { sudo: false });

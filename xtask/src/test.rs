@@ -124,15 +124,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let word = |failed| if failed { "FAILED" } else { "passed" };
     eprintln!(
-        "xtask test: userspace tests {}, kernel tests {}, skips {} ({} skipped, {unexpected} unexpected), {} s",
+        "xtask test: the userspace tests {}, the kernel tests {}; {} tests were skipped, {unexpected} of them unexpectedly{}; the run took {} s",
         word(!host.success()),
         word(!kernel.success()),
-        word(skips_fail),
         skips.len(),
+        if skips_fail {
+            ", so the run FAILED"
+        } else {
+            ""
+        },
         start.elapsed().as_secs(),
     );
     println!(
-        "tests: {} passed, {} failed, {} skipped",
+        "xtask test: {} tests passed, {} failed, {} skipped",
         tally.passed.saturating_sub(skips.len()),
         tally.failed,
         skips.len()

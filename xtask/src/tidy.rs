@@ -37,9 +37,12 @@ pub(crate) fn visit(folder: &Path, file: &mut impl FnMut(&Path) -> Result<()>) -
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
-        let entry = entry?;
+        let entry = entry.with_context(|| format!("cannot list {}", folder.display()))?;
         let path = entry.path();
-        if !entry.file_type()?.is_dir() {
+        let kind = entry
+            .file_type()
+            .with_context(|| format!("cannot read the file type of {}", path.display()))?;
+        if !kind.is_dir() {
             file(&path)?;
         } else if path.file_name() != Some(OsStr::new("target"))
             && path.file_name() != Some(OsStr::new(".git"))

@@ -114,7 +114,8 @@ fn boot(args: &Args) -> Result<ExitCode> {
     let folder = cargo::target_dir()?.join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     // A concurrent `xtask vm` waits here, because both write to the same files.
-    let lock = File::create(folder.join(".lock")).context("cannot create a lock file")?;
+    let lock = File::create(folder.join(".lock"))
+        .with_context(|| format!("cannot create a lock file in {}", folder.display()))?;
     lock.lock().context("cannot lock target/vm")?;
 
     let kernel = kernel::ensure(&folder)?;
@@ -132,11 +133,14 @@ fn boot(args: &Args) -> Result<ExitCode> {
             let _ = writeln!(io::stdout(), "{line}");
         });
     })?;
-    eprintln!("xtask vm: {} s", start.elapsed().as_secs());
+    eprintln!(
+        "xtask vm: the virtual machine ran for {} s",
+        start.elapsed().as_secs()
+    );
     report(args, &console, in_time)
 }
 
-/// Builds the tests and packs them into an initramfs; returns its path.
+/// Builds the tests, packs them into an initramfs, and returns the path of the initramfs.
 fn pack(args: &Args, folder: &Path) -> Result<PathBuf> {
     let built = cargo::build(&[
         "--package=allowlist-tests",

@@ -25,7 +25,8 @@ pub struct Control {
     pub return_traffic: ReturnTraffic,
     /// Essential traffic that passes regardless of the policy.
     pub exemptions: Exemptions,
-    /// The active generation is a pending change: [`super::Fallback`] has the deadline and the control word after it.
+    /// The active generation is an unconfirmed change. [`super::Fallback`] has its deadline, and the control word that
+    /// is effective afterwards. The bit also remains set after the deadline, until userspace stores another word.
     pub pending: bool,
     /// All packets pass regardless of the tables, and are counted with the default reason.
     pub open: bool,
@@ -80,7 +81,7 @@ impl Exemptions {
     pub const NOT_IP: Self = Self(1 << 1);
     /// The kind: IPv6 neighbour and router discovery from the same link.
     pub const NEIGHBOUR_DISCOVERY: Self = Self(1 << 2);
-    /// The kind: ICMP and ICMPv6 errors, path MTU included.
+    /// The kind: ICMP and ICMPv6 errors, including those of path MTU discovery.
     pub const ICMP_ERRORS: Self = Self(1 << 3);
     /// The kind: responses of DHCP and DHCPv6 servers.
     pub const DHCP: Self = Self(1 << 4);
@@ -110,8 +111,8 @@ impl Exemptions {
 
 /// The encoded control word.
 ///
-/// The kernel program reads single bits where it uses them: decoding the word to [`Control`] at once would need more
-/// registers than it has.
+/// The kernel program reads single bits where it uses them, because decoding the word to [`Control`] at once would need
+/// more registers than a BPF program has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlBits(pub u64);
 
@@ -160,7 +161,9 @@ impl ControlBits {
     const EXEMPTIONS_SHIFT: u32 = 8;
     const LPM_TRIE: u64 = 1 << 16;
     const SHARES_PORTS: u64 = 1 << 17;
-    /// Observe mode with flow tracking: redundant with the other bits, so that one test per packet detects it.
+    /// Observe mode with flow tracking, in which packets that only enforce mode drops mark their flows as foreign.
+    ///
+    /// Follows from two other bits. A bit of its own, so that one test per packet detects the combination.
     const MARKS: u64 = 1 << 18;
 
     #[inline(always)]
@@ -168,8 +171,10 @@ impl ControlBits {
         self.0 & bits != 0
     }
 
-    /// Reports whether no flag needs the slow path: not pending, not open, range table, no shared ports, no foreign
-    /// marks. Tested once per packet.
+    /// Reports whether the word lets a packet take the fast path. Tested once per packet.
+    ///
+    /// The word must be neither pending nor open, use the range table, share no ports, and not combine observe mode
+    /// with flow tracking.
     #[inline(always)]
     pub const fn allows_fast_path(self) -> bool {
         !self.has(Self::PENDING | Self::OPEN | Self::LPM_TRIE | Self::SHARES_PORTS | Self::MARKS)

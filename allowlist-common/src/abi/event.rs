@@ -20,7 +20,8 @@ pub struct EventBudget {
     pub window: u64,
     /// The number of events emitted in this window.
     pub emitted: u64,
-    /// The number of events not emitted since the map was created: over the budget, or the ring buffer was full.
+    /// The number of events that were not emitted since the map was created, because the budget was exhausted or the
+    /// ring buffer was full.
     pub suppressed: u64,
 }
 
@@ -47,7 +48,8 @@ pub struct Event {
     pub vlan: u16,
     /// The IP version, 4 or 6; 0 without a readable IP header.
     pub family: u8,
-    /// The transport protocol, after all extension headers.
+    /// The transport protocol, after all extension headers. For a malformed packet, the protocol field of the IPv4
+    /// header or the next header field of the fixed IPv6 header; 0 if unreadable.
     pub protocol: u8,
     /// The TCP flags; 0 for other protocols.
     pub tcp_flags: u8,
@@ -84,7 +86,7 @@ impl Event {
         unused: [0; 3],
     };
 
-    /// Sets the addresses of a malformed packet, in place.
+    /// Sets the fields that are readable in a malformed packet, in place: addresses, VLAN id and protocol.
     #[inline(always)]
     pub const fn set_addresses(&mut self, read: &Addresses) {
         self.family = read.source.family();

@@ -13,7 +13,7 @@ use crate::volatile::{VolatileRef, field};
 pub struct Fallback {
     /// The deadline for the confirmation, in nanoseconds of the monotonic clock.
     pub until: u64,
-    /// The control word after the deadline; without a generation, all packets pass.
+    /// The control word that is effective after the deadline; if its generation is 0, all packets pass.
     pub word: u64,
     /// The interface slots that were filtered before the change, one bit each. After the deadline, all packets pass on
     /// other interfaces.
@@ -42,7 +42,8 @@ impl Fallback {
         1 << (slot % u64::BITS)
     }
 
-    /// Returns the effective control word of an interface slot at `now`, while the map has `word`.
+    /// Returns the effective control word of an interface slot at `now`, while the map [`CONTROL`](super::CONTROL) has
+    /// `word`.
     #[inline(always)]
     pub const fn effective(&self, word: u64, slot: u32, now: u64) -> u64 {
         if !Control::decode(word).pending {
@@ -60,7 +61,7 @@ impl Fallback {
         }
     }
 
-    /// Returns the control word after the deadline, on the interfaces that were filtered before.
+    /// Returns the control word after the deadline, on interfaces that were filtered before the change.
     #[inline(always)]
     pub const fn rollback_target(&self) -> Control {
         let control = Control::decode(self.word);

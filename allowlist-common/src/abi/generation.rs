@@ -1,7 +1,7 @@
 //! The tables of one generation except the tries: services, grants, and the roots of the range table.
 //!
-//! One map value, so that a packet needs one map lookup. The pool follows the tables in the same value: it comes last
-//! because only its size differs between maps.
+//! One map value, so that a packet needs one map lookup. The pool, which has the chunks of the range table, follows the
+//! tables in the same value. It comes last, because its size differs between maps.
 
 use super::{Grant, MAX_MATCHES, ServiceTable};
 use crate::packet::Address;
@@ -11,7 +11,7 @@ use crate::volatile::{VolatileRef, field};
 /// A root of the range table, indexed by the first bits of an address; [`crate::ranges`] defines the entries.
 pub type Root = [u32; 1 << ROOT_BITS];
 
-/// The minimum size of a pool in words, which an empty table has.
+/// The minimum size of a pool, in words of 8 bytes: the pool of an empty range table has this size.
 pub const MIN_POOL_WORDS: u32 = 1 << 13;
 
 /// The tables of one generation; its pool follows in the same map value.

@@ -51,7 +51,8 @@ pub struct InterfaceServices {
     /// For each kernel service, the one that is effective on this interface: without the configured services that are
     /// limited to other interfaces.
     pub effective: [ServiceId; 1 << 8],
-    /// The set of services that cover any port of a [`fragment_class`], for later fragments, which have no ports.
+    /// By [`fragment_class`], the set of services that cover any port of the class: for later fragments, which have no
+    /// ports.
     pub fragment_services: [u64; CLASSES],
     /// The set of services that cover a port from which this host connects: tracked answers pass to these ports too.
     pub shared: u64,
@@ -59,7 +60,7 @@ pub struct InterfaceServices {
 
 /// The number of classes of later fragments.
 pub const CLASSES: usize = 4;
-/// The class of later fragments whose protocol is not visible, so that it may be any.
+/// The class of later fragments whose transport protocol is not visible, so that it may be any protocol.
 pub const CLASS_UNKNOWN: usize = 3;
 
 /// Returns the class of later fragments of an IP `family` and protocol: an index into
@@ -131,13 +132,15 @@ impl ServiceTable {
 
 /// Lookups, in the kernel's memory or in a copy.
 impl VolatileRef<'_, ServiceTable> {
-    /// Reports whether this host connects from a port of a service in the set, on an interface.
+    /// Reports whether, on an interface, this host connects from a port that a service of the set covers.
     #[inline(always)]
     pub fn is_shared(self, slot: usize, services: u64) -> bool {
         field!(field!(self, interfaces).at(slot), shared).load() & services != 0
     }
 
-    /// Returns the service for a port of TCP, SCTP or, for any other `protocol`, UDP on an interface.
+    /// Returns the service that covers a destination port on an interface; 0 for none.
+    ///
+    /// A `protocol` other than TCP and SCTP counts as UDP.
     #[inline(always)]
     pub fn port_service(self, slot: usize, protocol: u8, port: u16) -> ServiceId {
         let ports = match protocol {
@@ -148,7 +151,7 @@ impl VolatileRef<'_, ServiceTable> {
         self.effective(slot, ports.at(port as usize).load())
     }
 
-    /// Returns the service for a protocol without ports on an interface.
+    /// Returns the service that covers a protocol without ports on an interface; 0 for none.
     #[inline(always)]
     pub fn protocol_service(self, slot: usize, protocol: u8) -> ServiceId {
         let service = field!(self, protocol).at(protocol as usize).load();
@@ -168,13 +171,13 @@ impl VolatileRef<'_, ServiceTable> {
         }
     }
 
-    /// Returns the counter id of a service.
+    /// Returns the id under which packets to a service are counted: an index into [`super::SERVICE_COUNTS`].
     #[inline(always)]
     pub fn counter_id(self, service: ServiceId) -> u32 {
         field!(self, counter_ids).at(service as usize).load()
     }
 
-    /// Returns the service that is effective on an interface.
+    /// Returns the kernel service that is effective on an interface in place of `service`.
     #[inline(always)]
     fn effective(self, slot: usize, service: ServiceId) -> ServiceId {
         let row = field!(self, interfaces).at(slot);

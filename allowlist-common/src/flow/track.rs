@@ -1,24 +1,26 @@
 //! The state machine of flows: how an outbound packet changes the tables of own and of foreign flows.
 //!
-//! - A SYN of this host creates a TCP flow, an echo request an echo flow, and a datagram to a peer that did not send
-//!   first a UDP flow.
-//! - Replies to stray segments extend no flow: an RST shortens a flow, and packets extend a closing flow only while its
-//!   socket is open.
-//! - A foreign flow is one that the other side initiated, or whose origin is unknown. Its packets are not answers.
+//! - A TCP flow is created by a SYN of this host, an echo flow by an echo request, and a UDP flow by a datagram, unless
+//!   the remote side has sent first.
+//! - The kernel's replies to stray segments extend no flow: an RST shortens a flow, and packets extend a closing flow
+//!   only while its socket is open.
+//! - A foreign flow is one that the other side initiated, or whose origin is unknown. Its packets are not answers. The
+//!   *mark* of a foreign flow is its entry in the table of foreign flows.
 //!
-//! Invariant: a flood that evicts marks of foreign UDP flows does not make these flows this host's own. [`ForeignPort`]
-//! has a time for each local port, which is used while [`Crowding`] reports possible evictions.
+//! Invariant: a flood that evicts marks of foreign UDP flows does not make these flows this host's own. While marks may
+//! have been evicted ([`Crowding`]), the time in [`ForeignPort::received`] for a local port replaces the missing marks.
 
 use crate::packet::{TCP, UDP, tcp_flag};
 use crate::volatile::{VolatileRef, field};
 
 use super::{Flow, FlowEntry, OutboundPacket, TCP_PARTIAL, UDP_IDLE, max_lifetime};
 
-/// The size of the table of foreign flows.
+/// The maximum number of entries in the table of foreign flows.
 pub const FOREIGN_FLOWS: u32 = 1 << 14;
 
-/// The times until which an outbound datagram from a local UDP port may be a reply, although its flow is not marked as
-/// foreign.
+/// The times until which an outbound datagram from a local UDP port may be a reply, although its flow has no mark.
+///
+/// In seconds of the monotonic clock; 0 if the case has not occurred on the port.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -48,7 +50,7 @@ impl VolatileRef<'_, ForeignPort> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Crowding {
-    /// The start of the counting period, in seconds.
+    /// The start of the counting period, in seconds of the monotonic clock.
     pub since: u32,
     /// The number of flows that were newly marked as foreign (initiated by the remote side) in the counting period that
     /// begins at `since`.
@@ -63,8 +65,8 @@ pub struct Marking {
     /// The interface slots on which the flow tracker may create UDP flows, one bit each: foreign flows are marked there,
     /// and the ports of older sockets are known. Written by userspace.
     pub armed: u64,
-    /// The time until which the mark of a foreign flow may be missing because it was evicted, in seconds. Written by
-    /// the kernel programs.
+    /// The time until which the mark of a foreign flow may be missing because it was evicted, in seconds of the
+    /// monotonic clock. Written by the kernel programs.
     pub crowded_until: u64,
 }
 
@@ -82,10 +84,10 @@ impl VolatileRef<'_, Marking> {
     }
 }
 
-/// The knowledge about the side that initiated a flow, besides the entries of the flow tables.
+/// Evidence of the side that initiated a flow, in addition to the entries of the flow tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origins {
-    /// Whether the receive path marks foreign flows, and the ports of older sockets are known.
+    /// Whether the receive path marks foreign flows on this interface, and the ports of older sockets are known.
     pub is_armed: bool,
     /// The times that are recorded for the flow's local port.
     pub port: ForeignPort,
@@ -111,7 +113,7 @@ pub enum Table {
 pub struct Update {
     /// The table to change.
     pub table: Table,
-    /// The new entry of the flow in that table.
+    /// The new entry of the flow in `table`; [`FlowEntry::NONE`] if no table changes or the table is undecided.
     pub entry: FlowEntry,
 }
 
@@ -332,7 +334,7 @@ impl Crowding {
 }
 
 impl Flow {
-    /// Reports whether the flow's local port has a [`ForeignPort`].
+    /// Reports whether the flow's local port has a [`ForeignPort`], as UDP ports do.
     #[inline(always)]
     pub const fn has_foreign_port(&self) -> bool {
         self.protocol == UDP

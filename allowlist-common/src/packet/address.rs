@@ -16,7 +16,8 @@ pub enum Address {
 }
 
 impl Address {
-    /// Returns the address in 16 bytes; an IPv4 address takes the first 4, and the others are 0.
+    /// Returns the address as two words of 64 bits; an IPv4 address is the upper half of the first word, and the other
+    /// bits are 0.
     #[inline(always)]
     pub const fn padded(self) -> [u64; 2] {
         match self {

@@ -14,7 +14,7 @@ pub enum Malformed {
     IpHeader = 3,
     /// The version in the IP header differs from the Ethernet type.
     IpVersion = 4,
-    /// The length field in the IPv4 header is below 20 bytes.
+    /// The header length field in the IPv4 header states less than 20 bytes.
     HeaderLength = 5,
     /// The packet length in the IP header, or in a jumbo payload option, is smaller than the header or larger than the
     /// frame.

@@ -21,8 +21,8 @@ pub struct Quote(pub(super) Span);
 impl Quote {
     /// Returns the flow of the quoted packet, from its sender's side; `source` is the sender of the error.
     ///
-    /// Returns a peer for a quoted later fragment, and ports 0 for a protocol without ports. Returns `None` if the
-    /// quote does not identify a flow.
+    /// For a quoted later fragment, returns a peer (the flow without ports). Both ports are 0 for a protocol without
+    /// ports. Returns `None` if the quote does not identify a flow.
     #[inline(always)]
     pub fn flow<F: Frame + ?Sized>(self, frame: &F, source: Address) -> Option<Flow> {
         Self::flow_encoded(self.encode(source), frame)
@@ -98,6 +98,8 @@ fn v6<F: Frame + ?Sized>(frame: &F, start: usize, end: usize) -> Option<Flow> {
 }
 
 /// Returns the source and destination port, or the identifier of an echo request and 0, or zeros for other protocols.
+///
+/// Returns `None` for other ICMP messages, and if the quote ends before the ports or the identifier.
 #[inline(always)]
 fn ports<F: Frame + ?Sized>(
     frame: &F,

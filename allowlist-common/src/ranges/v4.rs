@@ -16,7 +16,7 @@ use crate::volatile::{VolatileRef, field};
 ///
 /// The lowest bit, which is the cheapest for the kernel program to test.
 pub const LARGE_CHUNK: u32 = 1;
-/// The position of the chunk's index in a root entry.
+/// The bit position of the chunk's index in a root entry.
 pub const ROOT_SHIFT: u32 = 1;
 /// The number of match id bits in an entry of a large chunk.
 pub const ID_BITS: u32 = 16;
@@ -27,9 +27,11 @@ pub const SMALL_CHUNK_RANGES: usize = 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct SmallChunk {
-    /// The range starts, three per word, [`LANE_BITS`] bits each. Unused lanes are 0: they start with the chunk.
+    /// The range starts in ascending order, three per word, in lanes of [`LANE_BITS`] bits. Unused lanes come first and
+    /// are 0, so that a lookup always counts them as started.
     pub starts: [u64; 2],
-    /// The match id of the first range, then the id of each range start, then one unused id.
+    /// The match id of the first range, then an id for each lane, then one unused id. An unused lane has the id of the
+    /// first range.
     pub ids: [MatchId; 8],
 }
 

@@ -3,10 +3,10 @@
 //! Far more IPv6 ranges than IPv4 ranges share their first 16 bits, and most are close together. A chunk is therefore a
 //! small tree:
 //!
-//! - A *block* is one cache line: 7 entries, and one word with the coverage of each. An entry has the start of a range,
-//!   in units of networks (/64) and without the 16 bits of the root, and the match id in its lowest bits. It covers all
-//!   networks up to the next entry, or 2^n networks that are followed by networks without a match; so most prefixes need
-//!   no second entry for their end.
+//! - A *block* is one cache line: 7 entries, and one word with a *coverage byte* for each. An entry has the start of a
+//!   range, in units of networks (/64) and without the 16 bits of the root, and the match id in its lowest bits. The
+//!   coverage byte encodes how many /64 networks the entry covers: all up to the next entry, or a power of two, after
+//!   which networks without a match follow. Most prefixes therefore need no second entry for their end.
 //! - A *node* is an index of blocks by the address bits that distinguish its ranges. An index slot leads to a block,
 //!   which begins with the range that covers the slot's start, or to another node if the slot has more ranges than a
 //!   block. All addresses outside of the indexed interval share the last slot.
@@ -27,16 +27,18 @@ pub const CHUNK: u32 = 1;
 /// The flag in a root entry or an index slot for a node; without it, the slot leads to a block. Both have an index in
 /// units of blocks.
 pub const NODE: u32 = 1 << 1;
-/// The position of the index, or of the match id, in a root entry or an index slot.
+/// The bit position of the index, or of the match id, in a root entry or an index slot.
 pub const PLACE_SHIFT: u32 = 2;
 
 /// The size of a block in words.
 pub const BLOCK_WORDS: usize = 8;
 /// A block, or the head of a node: one cache line.
 pub type Block = [u64; BLOCK_WORDS];
-/// The number of entries in a block. The word after them has one byte per entry, from the lowest on: its coverage.
+/// The number of entries in a block. The word after the entries has the coverage byte of each, from the lowest byte on.
 pub const BLOCK_ENTRIES: usize = BLOCK_WORDS - 1;
-/// The coverage byte of an entry that covers all networks up to the next entry; other values are the `n` of 2^n.
+/// The coverage byte of an entry that covers all /64 networks up to the next entry.
+///
+/// A coverage byte encodes how many /64 networks an entry covers: any other value `n` stands for 2^n networks.
 pub const UNTIL_NEXT: u8 = 63;
 /// The number of match id bits in an entry.
 pub const ID_BITS: u32 = 14;
@@ -66,7 +68,7 @@ pub const fn root(network: u64) -> usize {
     (network >> NETWORK_BITS) as usize
 }
 
-/// Encodes the entry of a block for a range that begins with a network, and its match id.
+/// Returns the block entry of a range that begins with `network` and has the match id `id`.
 #[inline(always)]
 pub const fn entry(network: u64, id: MatchId) -> u64 {
     (network & NETWORK) << ID_BITS | id as u64
@@ -110,7 +112,8 @@ fn search<P: Pool>(root: u32, [network, host]: [u64; 2], pool: &P) -> Option<Mat
     search_host_chunk(host_chunk_index(first, id), host, pool)
 }
 
-/// Returns the contents of the index slot for a network in a node; `None` if the node is out of the pool's bounds.
+/// Returns the contents of a node's index slot for a network; `None` if the node or the index slot is out of the pool's
+/// bounds.
 #[inline(always)]
 fn child<P: Pool>(node: u32, network: u64, pool: &P) -> Option<u32> {
     let head = pool.cache_line_at(node)?;
@@ -156,7 +159,8 @@ const fn id_of(entry: u64) -> MatchId {
     entry as MatchId & ((1 << ID_BITS) - 1)
 }
 
-/// Returns an id with all bits set if `entry`, at an index of a block, covers a network, and 0 otherwise.
+/// Returns a mask for the id of `entry`, which is at `index` of a block: all bits are set if the entry covers
+/// `network`, else none.
 #[inline(always)]
 fn coverage_mask(block: VolatileRef<'_, Block>, index: u32, entry: u64, network: u64) -> MatchId {
     let coverage = block.at(BLOCK_ENTRIES).load() >> (index % BLOCK_WORDS as u32 * u8::BITS);

@@ -9,7 +9,9 @@ use super::Netlink;
 use crate::error::{Context as _, Result, bail};
 
 impl Netlink {
-    /// Returns the kind of the queueing discipline at the hook, `clsact` or `ingress`; `None` if there is none.
+    /// Returns the kind of the queueing discipline at an interface's ingress hook; `None` if there is none.
+    ///
+    /// The kind is `clsact` or `ingress`.
     pub fn ingress_qdisc(&self, index: u32) -> Result<Option<String>> {
         let mut message = TcMessage::default();
         message.header.index = index.cast_signed();

@@ -69,9 +69,12 @@ fn build(package: &str, folder: &str) -> Result<()> {
     let ebpf = workspace.join(folder);
     let package = Package {
         name: package,
-        root_dir: ebpf
-            .to_str()
-            .context("the workspace's path is not UTF-8; move the workspace")?,
+        root_dir: ebpf.to_str().with_context(|| {
+            format!(
+                "the path {} is not UTF-8; move the workspace to a folder whose path is",
+                ebpf.display()
+            )
+        })?,
         ..Package::default()
     };
     let channel = channel.trim_matches('"');
@@ -81,7 +84,8 @@ fn build(package: &str, folder: &str) -> Result<()> {
     )
 }
 
-/// Returns the folder of bpf-linker: in this build's target folder, or else in the workspace's.
+/// Returns the folder of bpf-linker: in this build's target folder, or else in the workspace's; `None` if it is in
+/// neither.
 fn tools(workspace: &Path) -> Option<PathBuf> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR")?);
     let workspaces_target = workspace.join("target");
@@ -94,9 +98,15 @@ fn tools(workspace: &Path) -> Option<PathBuf> {
 
 fn path_with(first: PathBuf) -> Result<String> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::join_paths(std::iter::once(first).chain(env::split_paths(&path)))?
+    env::join_paths(std::iter::once(first).chain(env::split_paths(&path)))
+        .context("cannot add the folder of bpf-linker to PATH; move the workspace to a path without colons")?
         .into_string()
-        .map_err(|path| anyhow::anyhow!("PATH is not UTF-8: {}", path.display()))
+        .map_err(|path| {
+            anyhow::anyhow!(
+                "the environment variable PATH is not UTF-8: {}; remove the folder that is not",
+                path.display()
+            )
+        })
 }
 
 /// Sets environment variables of this process, which aya-build passes on to cargo; it has no parameter for them.

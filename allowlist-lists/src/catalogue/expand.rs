@@ -42,8 +42,8 @@ pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str,
     source.iter().map(entry).collect()
 }
 
-/// Replaces each regular expression of `page` in the source table `expanded` that matches any of `regions` by one
-/// expression for each region, so that a region that is missing on the page is an error.
+/// Splits each regular expression of `page` in the source table `expanded` that matches any of several `regions` into
+/// one expression for each region, so that a region that is missing on the page is an error. `exclude_row` stays.
 pub(super) fn split_page(
     expanded: &mut Table,
     source: &Table,

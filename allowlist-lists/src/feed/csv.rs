@@ -1,7 +1,7 @@
 //! Comma-separated values: the prefixes of one or several columns.
 //!
-//! Invariant: each record has the columns and ends in the line in which it starts, so that unclosed quotes cannot
-//! swallow the prefixes after them. A blank field gives nothing.
+//! Invariant: each record has the configured columns and ends in the line in which it starts, so that unclosed quotes
+//! cannot swallow the prefixes after them. A blank field gives no prefix.
 
 use ::csv::{ReaderBuilder, StringRecord, Trim};
 use allowlist_policy::{Column, Csv, Item};

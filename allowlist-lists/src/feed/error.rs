@@ -91,12 +91,12 @@ pub enum FeedError {
     TooMuchMemory,
     /// A selector (`select`) matches nothing in a well-formed JSON document.
     #[error(
-        "the list contains no prefix: {selects} matches nothing in {found}; correct `select` if the vendor has changed the structure of the list"
+        "nothing in the list matches {selects}; it has {found}: correct `select` if the vendor has changed the structure of the list"
     )]
     NothingSelected {
-        /// The selectors that match nothing, quoted.
+        /// The selectors that match nothing, quoted; all selectors if none matches.
         selects: String,
-        /// A description of the document: its kind and its keys.
+        /// A description of the document, of the first one if there are several: its kind and its keys.
         found: String,
     },
     /// Nothing in the list matches a configured filter, keyword or element.

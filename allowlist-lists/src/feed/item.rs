@@ -1,7 +1,7 @@
 //! How one item of a list gives prefixes, and which items count: the part that JSON, CSV and XML share.
 //!
-//! Invariants: two fields that mean one thing are read together or fail the list; and a value that a filter names
-//! has to occur, unless the list may be empty.
+//! Invariants: two fields that form one range or one prefix are parsed together, or the list fails; and each value that
+//! a filter (`where`) names has to occur, unless the list may be empty.
 
 use allowlist_policy::{Column, Condition, Item};
 use ipnet::IpNet;

@@ -1,7 +1,7 @@
-//! JSON: the prefixes that the configuration selects, in one document or in one a line.
+//! JSON: the prefixes that the configuration selects, in one document, or in one document per line.
 //!
-//! Invariants: a selected node gives prefixes as `item` describes, or is blank or null, which is how vendors write
-//! that there is none; any other node fails the list; and so does a selector that finds nothing.
+//! Invariants: a selected node has prefixes in the form that `item` describes, or is blank or null, which is how
+//! vendors write an empty list; any other selected node fails the list, and so does a selector that matches nothing.
 
 use allowlist_policy::{Item, Json};
 use ipnet::IpNet;
@@ -138,8 +138,8 @@ fn member_of(
         })
 }
 
-/// Returns a JSON value as the text that a filter compares. The text of an array or an object equals no configured
-/// value.
+/// Returns a JSON value as the text that a filter compares, or that is a part of a prefix; empty for null. The text of
+/// an array or an object equals no configured value.
 fn text_of(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

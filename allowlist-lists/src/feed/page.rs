@@ -1,8 +1,8 @@
 //! HTML and Markdown pages: the addresses in the selected part.
 //!
 //! Invariants: a page is read as a browser shows it, so scripts, drawings and attributes yield no addresses; a text in
-//! the selected part that looks like an address is one, or fails the page; and deprecated addresses are left out, with
-//! a note. Markdown is converted to HTML first.
+//! the selected part that looks like an address is one, is reported in a note (such as a version number), or fails the
+//! page; and deprecated addresses are left out, with a note. Markdown is converted to HTML first.
 
 use allowlist_policy::Page;
 use jiff::civil::Date;

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use super::token::{PrefixError, parse_token};
 use super::{FeedError, Place, shown, take};
 
-/// Parses one address, prefix or range per line. With keywords in `rules`, it is the text after a keyword at the start
-/// of the line, and other lines are skipped.
+/// Parses one address, prefix or range per line. With keywords in `rules`, only lines that start with a keyword are
+/// read, and the text after the keyword is parsed.
 ///
 /// # Errors
 /// The bytes are not text, a line does not hold a prefix, or a keyword occurs in no line and `may_be_empty` is false.

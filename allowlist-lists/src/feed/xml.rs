@@ -1,8 +1,8 @@
-//! XML: the prefixes that elements of a name hold, as text, as attributes or in elements within.
+//! XML: the prefixes in the elements with a configured name: in their text, in an attribute, or in child elements.
 //!
-//! Invariants: the document is whole and well-formed; the text of an element is read as one, and never across an
-//! element, a comment or an unknown entity; and each element that the configuration selects has to occur. Names are
-//! compared without their namespace's prefix.
+//! Invariants: the document is whole and well-formed; two texts with an element or a comment between them are never
+//! joined to one word, and an unknown entity is an error; and each element that the configuration selects has to occur.
+//! Names are compared without their namespace's prefix.
 
 use std::collections::BTreeMap;
 
@@ -142,7 +142,7 @@ impl Walk<'_> {
 
     fn start(&mut self, start: &BytesStart<'_>, line: usize) -> Result<(), Problem> {
         if self.depth == 0 && std::mem::replace(&mut self.has_root, true) {
-            return Err("an element follows its outermost one".to_owned().into());
+            return Err("an element follows the root element".to_owned().into());
         }
         self.depth += 1;
         if self.depth > DEEPEST {
@@ -171,7 +171,7 @@ impl Walk<'_> {
 
     fn text(&mut self, text: &str) -> Result<(), Problem> {
         if self.depth == 0 && !trim(text).is_empty() {
-            return Err("text lies outside its outermost element".to_owned().into());
+            return Err("text lies outside the root element".to_owned().into());
         }
         if let Some(selected) = &mut self.selected {
             if self.depth == selected.depth {

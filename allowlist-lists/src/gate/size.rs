@@ -1,6 +1,7 @@
-//! How many addresses a list covers, and how many it adds: judged for each family, overlaps counted once.
+//! Limits the number of addresses that a list covers, and that it adds: for each family separately, with overlaps
+//! counted once.
 //!
-//! Prefixes in their grace period count as well, so a source that lists other prefixes at each fetch is judged by
+//! Prefixes in their grace period count as well, so a source that lists different prefixes at each fetch is limited in
 //! all its active prefixes.
 
 use std::borrow::Cow;
@@ -122,12 +123,12 @@ pub(super) fn check_addresses(
 
 /// Rejects the list `new` if it adds more addresses than `max_growth` allows.
 ///
-/// The added addresses are compared with three numbers: those of the last list, those of the list at the start of the
-/// growth window, and the fewest that were active within the window.
+/// The growth is limited in three ways: by the number of addresses in the last list, by that in the list at the start
+/// of the growth window, and by the smallest number that was active within the window.
 ///
-/// A list that adds no address to the active ones is not rejected. Therefore each address that is active at the end of
-/// a growth window was active at its start, or was added by a list whose growth was compared with at most the number at
-/// the start.
+/// A list that adds no address to the active ones is not rejected. An address that is active at the end of a growth
+/// window was therefore active at its start, or was added by a list whose growth was limited by the fewest active
+/// addresses, which are no more than those at the start.
 pub(super) fn check_growth(
     source: &Source,
     before: Before<'_>,

@@ -25,7 +25,7 @@ use crate::feed::FeedError;
 pub struct FetchError {
     /// The name of the source.
     pub name: String,
-    /// The origin that was fetched: a URL without secrets, a path, or names.
+    /// The origin that was fetched, for display: a URL without secrets, a path, or DNS names.
     pub origin: String,
     /// The cause, boxed because it is larger than a successful result of `fetch`.
     pub cause: Box<FetchErrorCause>,
@@ -89,7 +89,7 @@ pub enum FetchErrorCause {
         "the system has no certificate authorities; install the package ca-certificates, or set ca_file"
     )]
     NoCertificateAuthorities,
-    /// The HTTP client cannot be created.
+    /// The HTTP client cannot be created, for this reason of the client library.
     #[error("the HTTP client cannot be set up: {0}; check the proxy variables of the environment")]
     Client(String),
     /// The URL is neither https nor to loopback, and `allow_plain_http` is not set.
@@ -99,7 +99,7 @@ pub enum FetchErrorCause {
     #[error("the server sent no complete answer within {}; check that it is reachable, or raise `timeout`", humantime::format_duration(*.0))]
     Timeout(Duration),
     /// The connection to the server was not made in time.
-    #[error("no connection to the server within {}; check that it is reachable, and this host's route and proxy", humantime::format_duration(*.0))]
+    #[error("the connection to the server was not established within {}; check that the server is reachable, and this host's route and proxy", humantime::format_duration(*.0))]
     NoConnection(Duration),
     /// The connection to the server failed: name resolution, route, refused or TLS.
     #[error(

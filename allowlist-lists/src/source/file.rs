@@ -1,6 +1,6 @@
 //! Reads files that the configuration names: lists, certificates, tokens.
 //!
-//! Invariant: a read has a limit in bytes and in time, and holds up no thread of the runtime.
+//! Invariant: a read has a limit in bytes and in time, and blocks no thread of the async runtime.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -85,8 +85,8 @@ fn open(limit: u64) -> Open {
 
 /// Returns whether messages may quote the content of the list `file` at `path`.
 ///
-/// They may if every user may read the file, and either only trusted users decide which file the path leads to, or
-/// every user may enter its folders, too.
+/// They may if every user may read the file, and either only trusted users can change which file the path leads to, or
+/// every user may enter all folders above the file.
 fn is_public(path: &Path, file: &Metadata) -> bool {
     let may_enter =
         |folder: &Path| fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 != 0);

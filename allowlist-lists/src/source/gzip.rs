@@ -1,8 +1,8 @@
 //! Expands gzip data (RFC 1952) that lies in memory.
 //!
-//! Invariants: all members are read, and nothing may follow the last one; a member that is cut short, or whose
-//! checksum is wrong, fails the whole; and the result is never larger than a limit, independent of the sizes that the
-//! data states. Knows no format of lists.
+//! Invariants: all members are read, and nothing may follow the last one; a member that is cut short, or whose checksum
+//! is wrong, makes the whole input an error; and the result is never larger than a limit, independent of the sizes that
+//! the data states. Knows no format of lists.
 
 use std::io::{self, Read as _};
 
@@ -11,8 +11,8 @@ use thiserror::Error;
 
 /// The first bytes of each gzip member. No text in UTF-8 starts with them.
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// The most gzip members in one input, since each needs a new decoder. The block format of bgzip makes one for each 64
-/// KiB.
+/// The maximum number of gzip members in one input, since each needs a new decoder. The tool bgzip writes one for each
+/// 64 KiB of text, so ordinary lists have several.
 const MAX_MEMBERS: usize = 10_000;
 
 /// The reason why gzip data was not expanded. No part of the data is used.
@@ -44,7 +44,8 @@ pub(super) fn expand_file(bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, GzipErr
     }
 }
 
-/// Expands all gzip members in `bytes`, and returns their content, of at most `limit` bytes. Empty data has no members.
+/// Expands all gzip members in `bytes`, and returns their content, of at most `limit` bytes. Empty data expands to
+/// nothing.
 ///
 /// # Errors
 /// The data is anything but complete gzip members, or expands to more than `limit` bytes.

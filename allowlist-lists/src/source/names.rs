@@ -1,11 +1,11 @@
-//! Resolves names to their current addresses of the configured families.
+//! Resolves DNS names to their current addresses of the configured families.
 //!
-//! Invariants: every name has to have addresses, or there is no list; each family is an answer of its own, so that
-//! one that fails leaves the other as it is, and is reported as kept; nothing is taken from a cache, from
-//! `/etc/hosts` or from a search domain; and a fetch ends within `timeout`.
+//! Invariants: every name has to have addresses, or there is no list; each family is queried separately: if the query
+//! for one fails, the addresses of the other are used, and [`Fetched::kept`] names the failed one; nothing is taken
+//! from a cache, from `/etc/hosts` or from a search domain; and a fetch ends within `timeout`.
 //!
-//! Does not know how a query is made (`query`), nor whether a name's addresses rotate: earlier addresses stay for the
-//! source's grace period, which is the caller's.
+//! Does not know how a query is made (`query`), nor whether a name's addresses rotate: the caller keeps earlier
+//! addresses active for the source's grace period.
 
 mod error;
 mod query;
@@ -30,8 +30,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_ADDRESSES: usize = 1024;
 /// The most DNS queries at the same time.
 const AT_ONCE: usize = 16;
-/// The longest time until a query that failed for one address family is repeated, even if the records of the other
-/// family have a longer time to live.
+/// The maximum time until the query that failed for one address family is repeated (unless `ttl_floor` is longer), even
+/// if the records of the other family have a longer time to live.
 const AGAIN: Duration = Duration::from_mins(1);
 
 /// An address family, with the result of querying a DNS name for its addresses in that family.
@@ -144,16 +144,16 @@ fn note(name: &str, family: Family, error: &NameError) -> String {
         error => error.to_string(),
     };
     format!(
-        "{problem}: the last known {} addresses are kept; `families = [\"{}\"]` leaves them out",
-        family.name(),
-        other.key()
+        "the last known {family} addresses of the source are kept, because those of {name} could not be updated: {problem}; `families = [\"{}\"]` leaves {family} addresses out",
+        other.key(),
+        family = family.name(),
     )
 }
 
-/// Removes the IPv6 addresses that a DNS64 made of the IPv4 addresses in `families` (RFC 6147).
+/// Removes the IPv6 addresses that a DNS64 server synthesised from the IPv4 addresses in `families` (RFC 6147).
 ///
-/// Packets come from the IPv4 addresses. `translators` caches the DNS64 prefixes of this network; `None` means that
-/// they are not known yet.
+/// The vendor's packets have the IPv4 addresses as their sources. `translators` caches the DNS64 prefixes of this
+/// network; `None` means that they were not queried yet.
 async fn leave_out_translated(
     families: &mut [Answered],
     servers: &[Server],

@@ -297,14 +297,14 @@ fn errors_as_text() {
         .collect();
     expect![[r"
         forbidden: /state: permission denied; only its owner may read it, try sudo
-        invalid-state-dir: /state: no storage space; free some space; `allowlist detach` works without
+        invalid-state-dir: /state: no storage space; free some space; `allowlist detach` works on a full disk
         invalid-state-dir: /state: timed out; check the disk or the file server of the state directory
         invalid-state-dir: /state: entity not found; check the state directory and its permissions
         invalid-state-dir: /state: other users can write to the directory; change its owner to this user and its mode to 0700, or choose another --state-dir
         already-running: /state: the state directory is in use by process 7 (allowlist); stop that process, or choose another --state-dir
         already-running: /state: the state directory is in use by another process; stop that process, or choose another --state-dir
-        invalid-state-dir: /state: the last-good list is damaged, and is not used: PROBLEM; the file was renamed to /kept
-        invalid-state-dir: /state: the last-good list is not used, since its format is 9, and this version reads format 5; the next fetched list replaces it
+        invalid-state-dir: /state: the last-good list is damaged, and is not used: PROBLEM; the file was renamed to /kept; the next fetched list replaces it
+        invalid-state-dir: /state: the last-good list is not used, since its format is 9, and this version reads the formats 4 and 5; the next fetched list replaces it
         invalid-state-dir: /state: the last-good list is not used, since it is from https://old, and the source is https://new now; the next fetched list replaces it"]].assert_eq(&lines.join("\n"));
 }
 

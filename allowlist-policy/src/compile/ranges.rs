@@ -20,7 +20,7 @@ use self::v6::ChunksV6;
 
 /// The lookup table of a generation: finds the match id of a source address.
 pub struct RangeTable {
-    /// The kernel services that a source may reach, as bits, indexed by match id.
+    /// The kernel services that the sources of each match id may reach, as bits; indexed by match id.
     pub reach: Box<[u64; MAX_MATCHES as usize]>,
     /// The root for IPv4, indexed by the first 16 bits of an address.
     pub v4: Box<Root>,
@@ -96,9 +96,9 @@ pub struct Part {
     pub words: Vec<u64>,
 }
 
-/// Returns the part of the table for the IPv4 addresses with the first 16 bits of `address`.
+/// Returns the part of the table for all IPv4 addresses that have the same first 16 bits as `address`.
 ///
-/// The caller appends the part to a pool of `words` words.
+/// `words` is the length of the pool to which the caller appends the part, in 64-bit words.
 pub fn part_v4(prefixes: &[(Ipv4Net, Grant)], address: u32, words: usize) -> Part {
     let first = address & !(u32::MAX >> ROOT_BITS);
     let mut root = [0];
@@ -110,9 +110,9 @@ pub fn part_v4(prefixes: &[(Ipv4Net, Grant)], address: u32, words: usize) -> Par
     }
 }
 
-/// Returns the part of the table for the IPv6 addresses with the first 16 bits of `address`.
+/// Returns the part of the table for all IPv6 addresses that have the same first 16 bits as `address`.
 ///
-/// The caller appends the part to a pool of `words` words.
+/// `words` is the length of the pool to which the caller appends the part, in 64-bit words.
 pub fn part_v6(prefixes: &[(Ipv6Net, Grant)], address: u128, words: usize) -> Part {
     let first = address & !(u128::MAX >> ROOT_BITS);
     let place = root_v6((address >> 64) as u64);
@@ -285,7 +285,7 @@ impl<N: Number, Emit: FnMut(N, MatchId)> Changes<N, Emit> {
     }
 }
 
-/// Builds the chunks of one address family: the encoded ranges below one entry of the root each.
+/// Builds the chunks of one address family. A chunk has the encoded ranges below one entry of the root.
 trait Chunks<N> {
     /// Returns the index of `address` in the root.
     fn place(address: N) -> usize;

@@ -9,11 +9,11 @@ use ipnet::IpNet;
 use super::CompileError;
 use crate::policy::{Origin, Policy, Snapshot, Source};
 
-/// The part of `max_prefixes` that is reserved for lists that can change, in equal shares: one divided by this number.
+/// The divisor of `max_prefixes` for lists that can change: a quarter is reserved for them, in equal shares.
 const SHARES: usize = 4;
-/// The part of `max_prefixes` that is reserved for prefixes added by command: one divided by this number.
+/// The divisor of `max_prefixes` for prefixes added by command: an eighth is reserved for them.
 const RESERVE: usize = 8;
-/// The minimum number of prefixes that is reserved for prefixes added by command.
+/// The minimum size of the reserve for prefixes added by command, in prefixes.
 const LEAST_RESERVE: usize = 64;
 
 /// Checks that the lists in `snapshot` fit tables of `max_prefixes` prefixes. Sources without a list are ignored.

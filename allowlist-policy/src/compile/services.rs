@@ -1,6 +1,6 @@
 //! Compiles services to the tables of ports, protocols and interfaces.
 //!
-//! Does not know sources, except that a set of configured services is a `u64`.
+//! Does not know sources. A set of configured services is a `u64`, so a policy has at most 64 services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -71,7 +71,9 @@ impl Covers {
         covers
     }
 
-    /// Returns, for each class of later fragments, the sets of services that cover a port or protocol of the class.
+    /// Returns the sets of services that cover a port or protocol, for each class of later fragments.
+    ///
+    /// A later fragment has no port, so its class is TCP, UDP, SCTP, or unknown if its protocol is not visible.
     fn classes(&self) -> [BTreeSet<ServiceSet>; CLASSES] {
         let distinct = |sets: &[ServiceSet]| sets.iter().copied().collect::<BTreeSet<_>>();
         let mut classes: [BTreeSet<ServiceSet>; CLASSES] = Default::default();

@@ -1,6 +1,6 @@
 //! The verdicts of compiled tables, as the kernel would give them after a publish. Pure.
 //!
-//! Does not know flows: the verdict for an answer is that for a packet without a flow.
+//! Does not know flows: an answer to a flow of this host has the verdict of a packet without a flow.
 
 use std::net::IpAddr;
 

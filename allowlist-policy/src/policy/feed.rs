@@ -62,7 +62,7 @@ pub struct GracePrefix {
     /// The end of the prefix's grace period.
     pub until: Timestamp,
     /// The time since the prefix left the list, in seconds; it grows like the ages of [`PastChange`]. `u64::MAX` if the
-    /// operator has accepted a list while the prefix was active.
+    /// operator has accepted a list since then: the gate then treats the prefix as older than the growth window.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub seconds: u64,
 }

@@ -49,7 +49,7 @@ pub struct Json {
 /// The options of [`Format::Csv`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Csv {
-    /// The columns to read, each with one token or more in a row.
+    /// The columns that hold addresses or prefixes, one or several in a field; empty if `item` has the columns instead.
     pub columns: Vec<Column>,
     /// How a row is converted to prefixes.
     pub item: Item,

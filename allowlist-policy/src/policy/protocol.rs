@@ -95,7 +95,7 @@ pub(super) fn named(name: &str) -> Option<u8> {
     found.map(|(_, number)| *number)
 }
 
-/// Parses the number or the name of an IP protocol. The error is a message that states the remedy.
+/// Parses the number or the name of an IP protocol. The error is text for the user that says what to write instead.
 pub(super) fn parse(text: &str) -> Result<u8, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let known = if is_number {

@@ -89,8 +89,8 @@ pub struct Http {
     pub urls: Vec<Url>,
     /// The format of the list in each response body.
     pub format: Format,
-    /// The pattern of the link to the list, if the URLs are those of pages that link to lists; `None` if they are those
-    /// of lists.
+    /// The pattern that finds the link to the list in a web page, if `urls` are such pages; `None` if `urls` are the
+    /// lists themselves.
     pub discover: Option<Pattern>,
     /// Whether the link with the latest date is followed if `discover` matches several links.
     pub newest: bool,

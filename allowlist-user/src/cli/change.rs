@@ -116,7 +116,7 @@ pub struct Rollback {
 /// The options of `allowlist log`, which prints the audit log.
 #[derive(Debug, Args)]
 pub struct Log {
-    /// The number of entries to print, counted from the newest
+    /// Print at most this number of entries, the newest ones
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub count: usize,
     /// Whether the output is text or JSON.

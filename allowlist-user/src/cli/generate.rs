@@ -67,7 +67,7 @@ fn hinted(command: clap::Command) -> clap::Command {
         .mut_subcommands(hinted)
 }
 
-/// Returns the manual page of the program and of each command, each with the name of its file.
+/// Returns the man pages of the program and of each command that is not hidden, as pairs of file name and text.
 pub fn pages() -> Vec<(String, String)> {
     // `allowlist help run` needs no page of its own.
     let mut command = Cli::command().disable_help_subcommand(true);
@@ -112,8 +112,8 @@ fn page(name: &str, command: &clap::Command) -> String {
     String::from_utf8(text).expect("the generated text is UTF-8")
 }
 
-/// Returns the sections of a manual page below the options, from the help text `help`. A paragraph that starts with a
-/// heading and a colon keeps its lines and columns.
+/// Converts clap's after-help text `help` into the sections that follow the options in a man page. A paragraph whose
+/// first line is a heading with a colon keeps its lines and columns.
 fn after_help(help: &str) -> Roff {
     let mut roff = Roff::new();
     let mut in_notes = false;

@@ -34,10 +34,10 @@ pub struct Providers {
     pub show: Option<ProvidersCommand>,
     /// Print only providers with this word in their name, title or description
     pub word: Option<String>,
-    /// Print only providers whose compiled-in list, or last-good list of a configured source, contains this address
+    /// Print only providers that list this address: in a compiled-in list, or a last-good list of a configured source
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
-    /// With --address: also search the lists of all entries that need no parameter, fetched now
+    /// With --address: also fetch and search the lists of all providers that need no parameter
     #[arg(long, requires = "address")]
     pub fetch: bool,
     /// Whether the output is text or JSON.
@@ -73,7 +73,7 @@ pub struct Diff {
 pub struct History {
     /// Print the changes of this source only
     pub source: Option<String>,
-    /// The number of events to print, counted from the newest
+    /// Print at most this number of events, the newest ones
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub count: usize,
     /// Whether the output is text or JSON.

@@ -19,7 +19,7 @@ use crate::report;
 use crate::report::rejected_text;
 use crate::session;
 
-/// The maximum number of prefixes in one request, which is also the daemon's limit.
+/// The maximum number of prefixes in one request: about as many as the daemon's limit in bytes has room for.
 const MOST: usize = 200_000;
 
 /// Returns the options of a change from the command line, with the session of this process for the lockout check.
@@ -106,7 +106,7 @@ pub(super) async fn refresh(paths: &Paths, options: Refresh) -> Result<()> {
         return Ok(());
     };
     let text = format!(
-        "{} of {} sources have no new list, for the reasons above; their previous lists stay active",
+        "{} of {} sources could not be refreshed, for the reasons above; their previous lists stay active",
         failed.len(),
         done.sources.len()
     );
@@ -144,7 +144,7 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
 /// `None` if there is no list to approve; the daemon then states the reason.
 async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<Option<String>> {
     let rejected: RejectedLists = serde_json::from_str(&client.report("rejected", true).await?)
-        .context("cannot parse the daemon's answer; after an upgrade, restart the daemon, so that it has the version of this command")?;
+        .context("cannot parse the daemon's answer (after an upgrade, restart the daemon, so that it has the version of this command)")?;
     let Some(list) = rejected.sources.get(source).filter(|list| list.acceptable) else {
         return Ok(None);
     };
@@ -163,7 +163,9 @@ async fn approved(client: &Client<'_>, source: &str, output: Output) -> Result<O
     }
     eprint!("accept this list? [y/N] ");
     let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
+    std::io::stdin()
+        .read_line(&mut answer)
+        .context("no list was accepted, because the answer cannot be read from standard input")?;
     ensure!(
         matches!(answer.trim(), "y" | "Y" | "yes"),
         "no list was accepted, since the answer was not \"yes\"; the last-good list stays active"
@@ -246,7 +248,7 @@ fn prefixes(typed: Vec<String>) -> Result<Vec<String>> {
     );
     ensure!(
         prefixes.len() <= MOST,
-        "standard input has {} prefixes, more than the limit of {MOST}; configure a source with `file` for longer lists",
+        "standard input has {} prefixes, more than the limit of {MOST}; nothing was changed; configure a source with `file` for longer lists",
         prefixes.len()
     );
     Ok(prefixes)

@@ -1,6 +1,6 @@
-//! `check`: the policy that a start by this configuration would publish, with its failures and warnings.
+//! `check`: the policy that a start with this configuration would publish, with its failures and warnings.
 //!
-//! Invariant: the whole report is printed also when a source fails: the source is one of its rows.
+//! Invariant: the whole report is printed also when a source fails; the failure is in the row of the source.
 
 mod interfaces;
 
@@ -116,8 +116,9 @@ fn joined(failures: Vec<CodedError>) -> Option<CodedError> {
     })
 }
 
-/// Fetches the list of every used source. The last-good list is used if a fetch fails; with `offline`, it is used for
-/// every list that is not on this host.
+/// Returns the list of every source that a service allows: the fetched list, or the last-good list if the fetch fails.
+///
+/// With `offline`, sources of the network (HTTP and DNS) are not fetched, and their last-good lists are used.
 async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
     let is_near = |source: &&Source| !matches!(source.origin, Origin::Http(_) | Origin::Names(_));
     let (near, far): (Vec<&Source>, Vec<&Source>) = config.policy.used_sources().partition(is_near);
@@ -181,7 +182,7 @@ async fn find(paths: &Paths, config: &Config, offline: bool) -> Found {
     found
 }
 
-/// Compiles the generation that a start would publish; a missing list is replaced as `at_start` defines.
+/// Compiles the generation that a start would publish; `at_start` defines the prefixes of a source without a list.
 fn compiled(config: &Config, lists: &SourceStates, missing: &[String]) -> Result<Tables> {
     let mut feeds = lists.feeds().clone();
     for name in missing {

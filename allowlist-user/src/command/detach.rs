@@ -21,7 +21,7 @@ pub(super) fn run(paths: &Paths, options: &Detach) -> Result<()> {
     let output = options.output;
     if !options.force {
         dataplane::require_namespace(&paths.pin_dir).context(
-            "nothing was detached, because the filter is in another network namespace; run `allowlist detach` in that namespace (`nsenter --net=/proc/PID/ns/net`), or use --force",
+            "nothing was detached (run `allowlist detach` in the network namespace of the filter, with `nsenter --net=/proc/PID/ns/net`, or use --force)",
         )?;
     }
     let interfaces = dataplane::detach_all(&paths.pin_dir)?;
@@ -45,8 +45,8 @@ pub(super) fn run(paths: &Paths, options: &Detach) -> Result<()> {
     }
 }
 
-/// Waits until no process locks the state directory. Returns the process that still locks it after [`PATIENCE`], or
-/// `None`.
+/// Waits until no process locks the state directory. Returns the process that still locks it after [`PATIENCE`]; `None`
+/// if no process does.
 fn wait_for_daemon(state_dir: &Path) -> Option<String> {
     let state = StateDir::find(state_dir).ok()??;
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! The commands about lists. None needs an attached filter, and only `accept` needs a daemon.
+//! The commands that read lists: `fetch`, `diff`, `history` and `export`. None needs an attached filter or a daemon.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,13 +54,13 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
     if failed > 0 {
         bail_with!(
             MissingLists,
-            "{failed} sources have no list, since fetching failed as logged above; nothing was exported"
+            "nothing was exported, because {failed} sources have no usable list; the errors above state the reasons"
         );
     }
     Ok(feeds)
 }
 
-/// Returns the log target of a record about `error`, by which the logger prints the error's code.
+/// Returns the target of a log record about `error`: `allowlist::CODE`, from which the logger prints the error's code.
 fn target(error: &anyhow::Error) -> String {
     match code_of(error) {
         ErrorCode::Failed => "allowlist".to_owned(),
@@ -68,7 +68,7 @@ fn target(error: &anyhow::Error) -> String {
     }
 }
 
-/// Returns the list in the answer to the first fetch of a source.
+/// Returns the list in `answer` after the gate has accepted it as the first list of `source`, without an earlier one.
 ///
 /// # Errors
 /// Fails if the gate rejects the list.
@@ -165,15 +165,15 @@ fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Sourc
                 .iter()
                 .map(|region| &*region.code)
                 .collect();
-            let there_are = if codes.is_empty() {
-                "no regions".to_owned()
+            let name = &provider.name;
+            if codes.is_empty() {
+                format!("the provider {name} has no regions; omit --region {code}")
             } else {
-                codes.join(", ")
-            };
-            format!(
-                "there is no region {code:?}; the provider {} has {there_are}",
-                provider.name
-            )
+                format!(
+                    "the provider {name} has no region {code:?}; use one of its regions: {}",
+                    codes.join(", ")
+                )
+            }
         })
     };
     let regions = options
@@ -184,7 +184,7 @@ fn provided_source(provider: &'static Provider, options: &Fetch) -> Result<Sourc
     let parameters: BTreeMap<_, _> = options.parameter.iter().cloned().collect();
     provided(&provider.name, provider, &regions, &parameters).map_err(|message| {
         anyhow::anyhow!(
-            "provider {}: {message}; set it with --parameter",
+            "cannot fetch the list of {}: {message}; set regions with --region CODE, parameters with --parameter NAME=VALUE",
             provider.name
         )
     })
@@ -196,7 +196,7 @@ pub(super) fn provider_names() -> Vec<&'static str> {
     names.collect()
 }
 
-/// Returns the source with this name, or all used sources if `name` is `None`.
+/// Returns the source with this name, or if `name` is `None`, all sources that a service allows.
 fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>> {
     let Some(name) = name else {
         return Ok(config.policy.used_sources().collect());
@@ -213,7 +213,12 @@ fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<Vec<&'c Source>>
     Ok(vec![source])
 }
 
-/// Reads the last-good lists of these sources from disk.
+/// Reads the last-good lists of these sources from disk, by source name.
+///
+/// A source is missing from the result if no list of it is stored, or if its list is damaged, which is logged.
+///
+/// # Errors
+/// Fails if a list that exists cannot be read.
 pub(super) fn last_good(paths: &Paths, sources: &[&Source]) -> Result<Snapshot> {
     let mut feeds = Snapshot::new();
     let Some(state) = StateDir::find(&paths.state_dir)? else {
@@ -283,7 +288,7 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         return Ok(());
     };
     let text = format!(
-        "{} of {} sources cannot be fetched, for the reasons above; their last-good lists stay active",
+        "the lists of {} of {} sources cannot be fetched, for the reasons above; the active lists are unchanged",
         codes.len(),
         outcomes.len()
     );
@@ -299,7 +304,9 @@ async fn rejected(paths: &Paths) -> RejectedLists {
         .unwrap_or_default()
 }
 
-/// Logs a warning if the lists after a refresh, together, would not fit the kernel's tables.
+/// Logs a warning if a refresh with these outcomes would exceed `max_prefixes`, the limit for all lists together.
+///
+/// A source without a new list counts with its last-good list.
 fn warn_of_room(
     paths: &Paths,
     config: &Config,
@@ -323,7 +330,7 @@ fn warn_of_room(
     }) = require_room(&config.policy, &feeds, config.max_prefixes)
     {
         warn!(
-            "all lists together have {prefixes} prefixes, more than max_prefixes = {limit}: a list that does not fit is rejected; raise max_prefixes"
+            "after a refresh, all lists together would have {prefixes} prefixes, more than max_prefixes = {limit}: the daemon would reject a list that exceeds the limit; raise max_prefixes"
         );
     }
     Ok(())
@@ -337,7 +344,7 @@ pub(super) fn history(paths: &Paths, options: &History) -> Result<()> {
     } = event_log::read(&paths.state_dir)?;
     if damaged > 0 {
         warn!(
-            "the history in {} has {damaged} damaged events, which are skipped",
+            "the event log in {} has {damaged} damaged lines, which are skipped, so the history may lack changes",
             paths.state_dir.display()
         );
     }

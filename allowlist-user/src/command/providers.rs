@@ -46,8 +46,7 @@ pub(super) async fn providers(paths: &Paths, options: &Providers) -> Result<()> 
 fn show_provider(name: &str, output: Output) -> Result<()> {
     let provider = catalogue::find(name).ok_or_else(|| {
         let hint = hints::did_you_mean(name, &provider_names());
-        let error =
-            format!("no provider is named {name:?}{hint}; `allowlist providers` lists them");
+        let error = format!("no provider is named {name:?}{hint}; `allowlist providers` lists all");
         CodedError::new(ErrorCode::UnknownProvider, error)
     })?;
     if output.json {
@@ -82,7 +81,10 @@ async fn holders(
     } else {
         for provider in fetched {
             if !searched.contains(&provider.name) {
-                found.skip(&provider.name, "add --fetch to fetch and search them");
+                found.skip(
+                    &provider.name,
+                    "fetched lists are searched only with --fetch",
+                );
             }
         }
     }

@@ -26,8 +26,10 @@ pub(in crate::config) fn parse<'t>(
     None
 }
 
-/// Returns the key of the line that starts at byte `at` of the text. Errors contain the key but not the value, which
-/// may be secret: an unquoted token is a syntax error too.
+/// Returns the key of the line that starts at byte `at` of the text, for the message of a syntax error.
+///
+/// Returns `None` if `at` is inside of a line, or the line has no unquoted key. The message does not contain the value,
+/// which may be a secret that lacks its quotes.
 fn key_at(text: &str, at: usize) -> Option<&str> {
     let starts_a_line = text[..at].rsplit('\n').next()?.trim().is_empty();
     let (key, _) = text[at..].lines().next()?.split_once('=')?;

@@ -65,7 +65,7 @@ impl Config {
 
     /// Returns warnings about services whose lists cover all addresses of a family.
     ///
-    /// [`Config::warnings`] reports the static prefixes that do.
+    /// Leaves out the prefixes in the configuration itself, which [`Config::warnings`] reports.
     pub fn everyone_warnings(&self, lists: &Snapshot) -> Vec<String> {
         let mut warnings = Vec::new();
         for service in &self.policy.services {

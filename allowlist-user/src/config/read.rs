@@ -109,7 +109,7 @@ fn read_kept_size(root: &Table, key: &str, default: u64, problems: &mut Problems
     if let Some(bytes) = read_size(&node).filter(|bytes| KEPT_RANGE.contains(bytes)) {
         return bytes;
     }
-    let message = "is not a size from \"4KiB\" to \"1024MiB\"; write bytes, or a text such as \"64KiB\" or \"8MiB\"";
+    let message = "is not a size from \"4KiB\" to \"1024MiB\"; write a number of bytes, or a text such as \"64KiB\" or \"8MiB\"";
     node.wrong(problems, message);
     default
 }
@@ -148,7 +148,7 @@ fn read_hook(root: &Table, folder: &Path, problems: &mut Problems) -> Hook {
             None if !node.is_empty_array() => {} // its items were reported
             None => node.wrong(
                 problems,
-                "is empty; write a program and its arguments, such as [\"/usr/local/bin/notify\", \"--quiet\"]",
+                "is empty; write the path of a program and its arguments, such as [\"/usr/local/bin/notify\", \"--quiet\"]",
             ),
             Some(program) if !Path::new(program).is_absolute() => node.wrong(
                 problems,
@@ -223,13 +223,13 @@ fn read_number(
         Some(number) if range.contains(&number) => Some(number as u32),
         _ => {
             let what = match node.string() {
-                Some(_) => "is a string",
-                None => "is out of range",
+                Some(_) => "is a string; ",
+                None => "",
             };
             let (low, high) = (range.start(), range.end());
             node.wrong(
                 problems,
-                format!("{what}; write an integer from {low} to {high}"),
+                format!("{what}must be an integer from {low} to {high}"),
             );
             None
         }

@@ -19,7 +19,7 @@ pub struct Secret {
     pub span: Range<usize>,
     /// The value of the string, without quotes and escapes.
     pub value: String,
-    /// The public part of a secret URL; `None` for strings that are not URLs.
+    /// The public part of a secret URL, empty for a `webhook` that is no URL; `None` if the whole string is secret.
     pub public: Option<String>,
 }
 
@@ -74,8 +74,8 @@ pub fn without_comments(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns the string `value` as a secret if strings at this path of keys are secret, or it is a URL with a secret
-/// part; otherwise `None`.
+/// Returns the string `value` as a secret if strings at this path of keys are secret, or if `value` is a URL with a
+/// secret part; otherwise `None`.
 fn secret(path: &[&str], value: &str, span: Range<usize>) -> Option<Secret> {
     let url = Url::parse(value)
         .ok()

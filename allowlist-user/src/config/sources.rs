@@ -395,7 +395,7 @@ fn read_regions(
         .iter()
         .map(|region| &*region.code)
         .collect();
-    let there_are = format!("{} has {}", provider.name, codes.join(", "));
+    let there_are = format!("{} has the regions {}", provider.name, codes.join(", "));
     let otherwise = format!("{there_are}; remove the key to use the default regions");
     read_filled(table, "regions", &otherwise, problems, |code| {
         let unknown = || format!("there is no region {code:?}; {there_are}");
@@ -435,7 +435,7 @@ fn read_url(text: &str, is_plain_allowed: bool) -> Result<Url, String> {
         Ok(url) if url.scheme() == "https" => Ok(url),
         Ok(url) if url.scheme() == "http" && (is_plain_allowed || is_loopback(&url)) => Ok(url),
         Ok(url) if url.scheme() == "http" => Err(
-            "is plain HTTP; use https:// (http:// requires a loopback address or allow_plain_http = true)"
+            "is plain HTTP; use https:// (http:// requires a loopback address, or a source with allow_plain_http = true)"
                 .to_owned(),
         ),
         Ok(url) => Err(format!("has the unsupported scheme {:?}; use https://", url.scheme())),

@@ -263,7 +263,7 @@ fn prints_at_most_20_mistakes() {
     };
     assert_eq!(problems.len(), 1000);
     assert_eq!(error.to_string().lines().count(), 21);
-    assert!(error.to_string().ends_with("\nand 980 more"));
+    assert!(error.to_string().ends_with("\nand 980 more mistakes"));
 }
 
 #[test]

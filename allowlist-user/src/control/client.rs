@@ -37,7 +37,7 @@ impl<'p> Client<'p> {
     /// Sends an operation to the daemon, and returns the answer.
     ///
     /// # Errors
-    /// Has an [`ApiError`] if the daemon refuses the operation.
+    /// The error is an [`ApiError`] if the daemon refuses the operation, or if no daemon answers.
     pub async fn ask(&self, operation: Request, options: &ApplyOptions) -> Result<ApplyOutcome> {
         let name = operation.name();
         let body = serde_json::to_vec(&RequestBody::new(operation, options))?;
@@ -130,6 +130,6 @@ fn not_connected(path: &Path, error: &io::Error) -> anyhow::Error {
 
 fn no_daemon(path: &Path, error: &str) -> anyhow::Error {
     let path = path.display();
-    let text = format!("no daemon answers on {path}; start one with `allowlist run`: {error}");
+    let text = format!("no daemon answers on {path}: {error}; start one with `allowlist run`");
     ApiError::new(ErrorCode::NoDaemon, text).into()
 }

@@ -242,7 +242,7 @@ fn router(shared: Shared) -> Router {
                 "use GET for reports and POST for changes; GET / lists both",
             )
         })
-        .fallback(async || unknown("path"))
+        .fallback(async || unknown("such path"))
         .with_state(shared)
 }
 
@@ -265,7 +265,7 @@ async fn index() -> Response {
 fn unknown(what: &str) -> ApiError {
     ApiError::new(
         ErrorCode::NotFound,
-        format!("there is no such {what}; docs/api.md lists all"),
+        format!("there is no {what}; GET / lists the paths of the API"),
     )
 }
 
@@ -303,7 +303,9 @@ async fn change(
     }
     match answered.await {
         Ok(answer) => answer.map(Json),
-        Err(_) => Err(busy("the daemon stopped before it handled the request")),
+        Err(_) => Err(busy(
+            "the daemon stopped before it answered; start it again, and repeat the request",
+        )),
     }
 }
 
@@ -353,7 +355,7 @@ async fn report(
     let failed = |_| {
         ApiError::new(
             ErrorCode::Refused,
-            "the daemon failed to make the report; try again",
+            "the daemon failed to make the report, and its log has the reason; try again",
         )
     };
     let (kind, text) = read.await.map_err(failed)??;
@@ -399,7 +401,7 @@ impl Shared {
             "rejected" => Box::new(RejectedLists::clone(&self.rejected.borrow())),
             "log" => Box::new(AuditLog::read(state_dir, about.count)?),
             "policies" => Box::new(PolicyList::read(state_dir)?),
-            _ => return Err(unknown("report")),
+            _ => return Err(unknown(&format!("report {name:?}"))),
         })
     }
 }

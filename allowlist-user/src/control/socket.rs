@@ -1,4 +1,4 @@
-//! Creates the control socket, in a directory that no other user can change, and closed to all but root at first.
+//! Creates the control socket in a directory that no other user can change. At first, only root can use the socket.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
@@ -71,7 +71,7 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
 pub(super) fn permit(path: &Path, group: Option<Gid>) -> Result<()> {
     let what = || {
         format!(
-            "cannot give {} to the control group; the process must be a member of the group (under systemd: SupplementaryGroups= in a drop-in), or have CAP_CHOWN",
+            "cannot give {} to the control group, for which the process must be a member of the group (under systemd: SupplementaryGroups= in a drop-in) or have CAP_CHOWN",
             path.display()
         )
     };

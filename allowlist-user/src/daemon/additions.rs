@@ -182,7 +182,7 @@ impl Daemon {
         self.log(Actor::Daemon, operation, Logged::done());
     }
 
-    /// Returns the edits that would change the added prefixes.
+    /// Returns the edits that have an effect: all but additions that equal a present one in expiry and note.
     fn changed_edits(&self, edits: Vec<Edit>) -> Vec<Edit> {
         let is_new = |edit: &Edit| {
             self.existing(edit)
@@ -191,8 +191,9 @@ impl Daemon {
         edits.into_iter().filter(is_new).collect()
     }
 
-    /// Returns the addition of an edit, and the added prefix that it would replace; `None` if there is none, or the
-    /// edit removes.
+    /// Returns the new and the present settings of an added prefix, if the edit would replace it.
+    ///
+    /// Returns `None` if the edit removes a prefix, or adds one that its service does not have yet.
     fn existing<'e>(&'e self, edit: &'e Edit) -> Option<(&'e Addition, &'e Addition)> {
         let Edit::Add(new) = edit else {
             return None;
@@ -251,7 +252,7 @@ fn read_prefix(text: &str) -> Result<IpNet, ApiError> {
 /// Returns the edits that `read` makes of all entries.
 ///
 /// # Errors
-/// Has a line for each invalid entry, and the code of the first.
+/// The error has a line for each invalid entry, and the code of the first one.
 fn collect_edits(
     entries: &[PrefixRequest],
     read: impl Fn(&PrefixRequest) -> Result<Vec<Edit>, ApiError>,
@@ -273,12 +274,13 @@ fn collect_edits(
         }
     }
     if entries.is_empty() {
-        problems.push("the request has no entries".to_owned());
+        problems.push("the request has no entries; give at least one prefix".to_owned());
     }
     let more = problems.len().saturating_sub(SHOWN);
     problems.truncate(SHOWN);
     if more > 0 {
-        problems.push(format!("and {more} more"));
+        let noun = if more == 1 { "entry" } else { "entries" };
+        problems.push(format!("and {more} more invalid {noun}"));
     }
     if problems.is_empty() {
         return Ok(edits);

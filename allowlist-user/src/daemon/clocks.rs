@@ -50,7 +50,7 @@ pub(super) struct Expiries {
 }
 
 impl Expiries {
-    /// Returns expiries of no prefix.
+    /// Reads both clocks, and returns them without a scheduled expiry.
     pub(super) fn new() -> Self {
         Self {
             clocks: Clocks::now(),
@@ -59,7 +59,7 @@ impl Expiries {
         }
     }
 
-    /// Returns the time of the wall clock, and by how much that clock was stepped since the last call, if it was.
+    /// Returns the time of the wall clock, and the step of that clock since the last call; `None` if there was no step.
     pub(super) fn read_clock(&mut self) -> (Timestamp, Option<SignedDuration>) {
         let clocks = Clocks::now();
         let jump = self.clocks.jump(&clocks);

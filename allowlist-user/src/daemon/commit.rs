@@ -179,7 +179,7 @@ impl Daemon {
         })
     }
 
-    /// Makes the kernel judge by the state `next`.
+    /// Writes the state `next` to the kernel, so that the kernel judges packets by it.
     async fn write(
         &mut self,
         next: &EffectiveState,
@@ -232,7 +232,9 @@ impl Daemon {
         GenerationMeta::new(ids, state.policy(), state.sources(), self.since)
     }
 
-    /// Returns the interfaces to which the generation of the state `next` is attached.
+    /// Returns the interfaces to attach the filter to for the state `next`, with the settings of their programs.
+    ///
+    /// With `renews`, programs that are attached already are replaced.
     pub(super) async fn attachments(
         &self,
         next: &EffectiveState,
@@ -295,7 +297,7 @@ impl Daemon {
         })
     }
 
-    /// Stores the metadata of the active generation in the kernel if that in the kernel may be older.
+    /// Stores the metadata of the active generation in the kernel, if the metadata there may be older.
     pub(super) async fn update_meta(&mut self) {
         if self.is_meta_outdated {
             self.store_meta().await;

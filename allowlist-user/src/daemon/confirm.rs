@@ -20,12 +20,15 @@ use crate::error_code::ApiError;
 use crate::journal::{ConfirmDeadline, Journal};
 use crate::operation::Operation;
 
-/// A pending change.
+/// A change that is rolled back at its deadline unless it is confirmed before.
 pub(super) struct Pending {
+    /// The deadline by this process's monotonic clock.
     pub(super) deadline: Instant,
+    /// The description of the operation that made the change.
     pub(super) what: String,
+    /// The name of the user who made the change, or of the daemon.
     pub(super) by: String,
-    /// The policy that a rollback restores; `None` if nothing was filtered before.
+    /// The number of the policy that a rollback restores; `None` if nothing was filtered before.
     revert_to: Option<u64>,
 }
 
@@ -55,7 +58,8 @@ impl Pending {
 }
 
 impl Daemon {
-    /// Returns the start as a pending change, which is rolled back unless it is confirmed `within` this time.
+    /// Returns the pending change of a start that is rolled back unless it is confirmed. `within` is the time until its
+    /// deadline, used if the journal has no deadline.
     pub(super) fn pending_start(&self, within: Duration) -> Pending {
         let newest = self.store.journal.known().newest();
         let unconfirmed = newest.and_then(|policy| policy.change.unconfirmed);
@@ -112,7 +116,7 @@ impl Daemon {
     }
 
     /// Rolls back the pending change after its deadline. An error ends the daemon: the kernel filters by the policy
-    /// before the change, and so does the next start.
+    /// before the change, and the next start uses that policy too.
     pub(super) async fn roll_back_unconfirmed(&mut self) -> Result<()> {
         let Some(pending) = self.pending.take() else {
             return Ok(());

@@ -16,8 +16,8 @@ use super::selfcheck::SelfCheck;
 
 /// The interfaces of the host, as far as the daemon has seen and logged them.
 pub(super) struct Interfaces {
-    /// By name of a removed interface: the last logged reason why the filter cannot attach to the interface that now
-    /// has this name, if any.
+    /// The configured interfaces that are missing, or were removed or replaced, and are not filtered yet. By name, with
+    /// the last logged reason why the filter cannot be attached, if an attempt has failed.
     lost: BTreeMap<String, Option<String>>,
     pub(super) self_check: SelfCheck,
     /// Notifications of interface changes; `None` if they cannot be received, in which case interfaces are polled.

@@ -21,7 +21,7 @@ pub(super) struct Kernel {
     thread: Worker<Dataplane>,
     /// The number of the active generation after the last command.
     generation: Arc<AtomicU32>,
-    /// The source and service names behind the match ids of the kernel's counters.
+    /// The names of the sources and services behind the ids of the kernel's counters.
     pub(super) ids: IdTable,
     /// Whether `ids` names all ids of the counters in the kernel; if not, the counters restart at 0 with the first publish.
     pub(super) are_counts_known: bool,
@@ -83,8 +83,8 @@ impl Kernel {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Applies a write, as a change that is rolled back unless it is confirmed `confirm_within` this time, if any. An
-    /// error leaves the kernel as it was. Returns the attached programs.
+    /// Applies a write, and returns the programs that were attached. With `confirm_within`, the kernel rolls the write
+    /// back after this time unless it is confirmed. An error leaves the kernel as it was.
     pub(super) async fn apply(
         &mut self,
         write: Write,

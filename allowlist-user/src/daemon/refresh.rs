@@ -114,9 +114,10 @@ impl Daemon {
         self.emit_events(events);
     }
 
-    /// Makes a proposal that passed the gate active as the successor of `lists`, then stores the list, and returns the
-    /// events. A list that does not fit the tables is rejected as by the gate. With `options`, does the lockout check
-    /// first.
+    /// Activates the list in `proposal`, which passed the gate, together with `lists`, and stores it on disk. Returns
+    /// the events of the change.
+    ///
+    /// A list that does not fit the tables is rejected as by the gate. With `options`, does the lockout check first.
     pub(super) async fn adopt(
         &mut self,
         source: &Source,
@@ -218,11 +219,11 @@ impl Daemon {
         let command = rejected::command(name, current);
         match id {
             Some(id) if id == current => {}
-            Some(_) => {
+            Some(id) => {
                 return refuse(
                     ErrorCode::AnotherRejectedList,
                     format!(
-                        "{name} has a newer rejected list now, with the id {current}; `allowlist diff {name}` shows it, `{command}` accepts it"
+                        "{name}: the rejected list has the id {current} now, not {id:?}; `allowlist diff {name}` shows the list, `{command}` accepts it"
                     ),
                 );
             }
@@ -256,7 +257,7 @@ impl Daemon {
         if let Some(step) = step {
             warn!(
                 target: "allowlist::clock-set",
-                "the wall clock was set by {}s; the ends of grace periods are moved by this time",
+                "the wall clock was stepped by {} s; the ends of grace periods are moved by this time",
                 step.as_secs()
             );
             self.state.sources_mut().apply_clock_step(now, step);
@@ -338,7 +339,7 @@ impl Daemon {
     }
 
     /// Stores the source's list for the next start. If `is_other` is false, the list is unchanged, and is stored only
-    /// now and then.
+    /// if this was last done more than ten minutes ago.
     pub(super) fn keep(&mut self, source: &Source, is_other: bool) {
         if let Some(feed) = self.state.sources().feed(&source.name) {
             self.store.keep(source, feed, is_other);

@@ -13,8 +13,8 @@ use crate::error_code::ApiError;
 pub(super) struct Refresh {
     /// The names of the sources whose fetch has not ended yet.
     pub(super) left: BTreeSet<String>,
-    /// The sources with a fetch in progress at the time of the request. It may have read the list before, so only the
-    /// next fetch counts.
+    /// The names of the sources that were being fetched at the time of the request. Such a fetch may have read the list
+    /// before the request, so only the fetch after it counts.
     pub(super) stale: BTreeSet<String>,
     /// The outcomes of the fetches that have ended, by source name.
     pub(super) sources: BTreeMap<String, RefreshOutcome>,

@@ -190,7 +190,9 @@ impl Daemon {
             }
             Err(error) => Err(ApiError::new(
                 ErrorCode::Refused,
-                format!("the lists could not be fetched: {error}"),
+                format!(
+                    "the task that fetches the lists has failed: {error}; the active configuration is unchanged; try again"
+                ),
             )),
         };
         let policy = done.as_ref().ok().and_then(|done| done.policy);
@@ -235,8 +237,8 @@ impl Daemon {
         }
     }
 
-    /// Rolls back to policy number `to`, or to the policy before the newest without a number. A pending change is
-    /// rolled back first. Returns the operation for the audit log, and the result.
+    /// Rolls back to policy number `to`; `None` stands for the policy before the newest. A pending change is rolled
+    /// back instead. Returns the operation for the audit log, and the result.
     pub(super) async fn roll_back(
         &mut self,
         to: Option<u64>,
@@ -278,7 +280,7 @@ impl Daemon {
                 ),
                 None => (
                     ErrorCode::UnknownPolicy,
-                    "there is no earlier policy".to_owned(),
+                    "there is no earlier policy to roll back to".to_owned(),
                 ),
             };
             return (operation, Err(ApiError::new(code, error)));
@@ -301,8 +303,8 @@ impl Daemon {
         (operation, done)
     }
 
-    /// Returns the checksum of the text in the configuration file, or `None` if that text is the same as in `written`,
-    /// or there is no file.
+    /// Returns the checksum of the text in the configuration file, so that the file is suppressed after a rollback to
+    /// `written`. Returns `None` if the file has the text of `written`, cannot be read, or there is no file.
     fn suppressed_crc_for(&self, written: &ConfigText) -> Option<u32> {
         let file = self.options.written.file.as_ref()?;
         let text = Config::file_text(file).ok()?;

@@ -63,7 +63,7 @@ impl Daemon {
         let (late, late_lists) = mpsc::unbounded_channel();
         let first = tokio::select! {
             biased;
-            () = signals.end() => bail!("interrupted; nothing was attached"),
+            () = signals.end() => bail!("a signal interrupted the start; nothing was changed"),
             first = InitialLists::lists(wanted, store.state_dir(), Fetch::None, &late) => first,
         };
         require_namespace(&options.paths.pin_dir).context(
@@ -254,7 +254,7 @@ impl Daemon {
     /// daemon is ready. Returns the deadline of the confirmation, if any.
     ///
     /// # Errors
-    /// The inactive state stays.
+    /// After an error, the daemon still has the inactive state.
     pub(super) async fn start_filtering_next(
         &mut self,
         next: EffectiveState,
@@ -313,7 +313,10 @@ fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
             );
             Ok(())
         }
-        examined => Options::refuse_untrusted(examined?),
+        examined => Options::refuse_untrusted(
+            examined
+                .context("cannot check which users can change the files of the configuration")?,
+        ),
     }
 }
 

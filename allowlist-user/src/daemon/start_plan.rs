@@ -139,7 +139,7 @@ impl StartPlan {
     }
 }
 
-/// Returns the start of a daemon with this configuration.
+/// Returns the operation with which the journal and the logs record a start with this configuration.
 pub(super) fn start(written: &ConfigText) -> Operation {
     Operation::Start {
         from: written.origin(),

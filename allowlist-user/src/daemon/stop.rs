@@ -89,7 +89,10 @@ impl Daemon {
         match restored {
             Ok(false) => {}
             Ok(true) => {
-                warn!("the pin directory was unmounted or removed; it is restored with all pins");
+                warn!(
+                    "the pin directory {} was unmounted or removed; it is restored with all pins",
+                    self.options.paths.pin_dir.display()
+                );
             }
             Err(error) if lacks_resources(&error) => {
                 self.interfaces.self_check.fail(format!("{error:#}"));
@@ -102,7 +105,7 @@ impl Daemon {
                     Logged::done(),
                 );
                 return Err(error).context(
-                    "the pin directory was unmounted or removed, and cannot be restored; the daemon ends, and the filter with it; mount the BPF file system again, then start the daemon",
+                    "the daemon and the filter end, because the pin directory was unmounted or removed and cannot be restored; mount the BPF file system again, then start the daemon",
                 );
             }
         }

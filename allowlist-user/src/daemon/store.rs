@@ -139,7 +139,7 @@ impl Store {
             Err(error) => {
                 self.journal.keep_in_memory();
                 let warning = format!(
-                    "cannot write the change to the journal: {error}; the change is active, but a restart loses it unless it is written before; retrying"
+                    "cannot write the change to the journal: {error}; the change takes effect anyway, and the write is retried; a restart before the write succeeds loses the change"
                 );
                 warn!("{warning}");
                 Ok(Some(warning))
@@ -147,7 +147,7 @@ impl Store {
         }
     }
 
-    /// Rewrites the journal if most of its content is superfluous.
+    /// Rewrites the journal if later changes have replaced most of its edits of added prefixes.
     pub(super) fn compact_journal(&mut self) {
         let now = self.journal.now();
         self.journal.compact(&self.state, &now);
@@ -160,7 +160,7 @@ impl Store {
             return;
         }
         match self.journal.catch_up() {
-            Ok(()) => info!("all active changes are in the journal again"),
+            Ok(()) => info!("the journal has all active changes now; a restart loses none"),
             Err(_) => self.catch_up_after = Instant::now() + CATCH_UP_EVERY,
         }
     }
@@ -212,7 +212,7 @@ impl Store {
         if self.lock.is_some()
             && let Err(error) = GenerationMeta::remove_older(self.state.path())
         {
-            warn!("{error:#}");
+            warn!("{error:#}; the file is not used any more, so nothing else is affected");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The plan of a change: what changes for people, and the writes that make the kernel follow. Pure.
+//! The plan of a change: the differences that reports show, and the writes to the kernel. Pure.
 //!
 //! Invariant: applying the writes of a plan from the state `old` makes the kernel judge every packet by the state `new`.
 
@@ -14,7 +14,7 @@ use crate::config::Config;
 /// The change from one effective state to another.
 #[derive(Clone)]
 pub struct Plan {
-    /// A line for each difference that people see; empty if and only if `status`, `list` and `explain` stay the same.
+    /// A line for each difference that reports show; empty if and only if `status`, `list` and `explain` stay the same.
     pub changes: Vec<String>,
     /// The writes to the kernel.
     pub writes: KernelWrites,
@@ -52,8 +52,9 @@ pub enum Scope {
 
 /// Returns the plan of the change from the state `old` to the state `new`.
 ///
-/// `known` has the match ids of the kernel's counters; `index_of` returns the index of the interface with a name. With
-/// `always`, a generation is published even if the tables are the same, such as after an interface was replaced.
+/// `known` has the ids of the kernel's counters, which the new tables keep. `index_of` returns the index of the
+/// interface with a name. With `always`, a generation is published even if the tables are the same, such as after an
+/// interface was replaced. Added prefixes that have expired at `now` cause no line in [`Plan::changes`].
 ///
 /// # Errors
 /// Fails if the lists do not fit the tables.

@@ -1,7 +1,7 @@
 //! Formats that are plain lists of prefixes: `plain`, `json`, `nginx`, `haproxy`.
 //!
-//! Invariant: `plain` and the sources in `json` contain the prefixes as listed, so that they can be found again; lists
-//! that are only matched against are merged.
+//! Invariant: `plain` and the sources in `json` contain the prefixes as the sources list them, so that each can be
+//! traced to its source. The other lists, which are only matched against packets, contain merged prefixes.
 
 use std::collections::BTreeSet;
 

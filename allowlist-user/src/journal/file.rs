@@ -21,7 +21,7 @@ use crate::additions::Addition;
 const FILE: &str = "journal.v2.jsonl";
 /// The journal of earlier versions, which is read if [`FILE`] is missing, and removed once its lines are in [`FILE`].
 ///
-/// The checksum of a line is over its content, decoded and encoded again.
+/// A line is JSON with a checksum, which is that of the content after it was decoded and encoded again.
 const OLDER_FILE: &str = "ledger.v1.jsonl";
 /// The maximum size of the journal's file, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
@@ -30,7 +30,7 @@ const MAX_BYTES: u64 = 256 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Line {
-    /// The added prefixes at the time of the oldest stored change.
+    /// The added prefixes before the oldest stored change.
     Base { additions: Vec<Addition> },
     /// A change, with the number of its policy.
     Change { number: u64, change: Box<Change> },
@@ -102,9 +102,10 @@ pub(super) struct Read {
 }
 
 impl File {
-    /// Opens the journal's file. Returns the file, its lines, and whether the file should be rewritten: some lines are
-    /// damaged, in which case a copy of the file is kept, or it is the [`OLDER_FILE`]. A file that cannot be read has no
-    /// lines, and nothing is appended to it.
+    /// Opens the journal's file. Returns the file, its lines, and whether the file should be rewritten.
+    ///
+    /// A file is rewritten if it is the [`OLDER_FILE`], or if some lines are damaged, after a copy was made. A file
+    /// that cannot be read has no lines, and nothing is appended to it.
     pub(super) fn open(state: &StateDir) -> (Self, Vec<Line>, bool) {
         let mut file = Self {
             path: state.path().join(FILE),
@@ -184,7 +185,7 @@ impl File {
             && error.kind() != ErrorKind::NotFound
         {
             warn!(
-                "{}: cannot remove this journal of an earlier version, whose records are in the present one: {error}",
+                "{}: cannot remove this journal of an earlier version: {error}; its records are in the present journal, so remove the file by hand",
                 older.display()
             );
         }

@@ -23,7 +23,8 @@ impl ExpectedAttach {
         }
     }
 
-    /// Returns the warning if native mode is refused: the reason, and the remedy if there is one. Otherwise `None`.
+    /// Returns a warning if the attach is expected to fail, or to fall back to generic mode for a reason that has a
+    /// remedy; otherwise `None`.
     pub fn warning(&self) -> Option<String> {
         let name = &self.driver.interface;
         match &self.prediction {
@@ -41,7 +42,7 @@ impl ExpectedAttach {
                     Obstacle::FilteredMaster(_) | Obstacle::OtherProgram { .. }
                 );
                 if is_of_mode {
-                    text += "; or attach_mode = \"auto\", which falls back to generic mode";
+                    text += "; attach_mode = \"auto\" would fall back to generic mode";
                 }
                 Some(text)
             }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::rejected::rejected_text;
 use crate::control::RefreshOutcome;
 
-/// The maximum number of prefixes of one change in a text; JSON has every prefix.
+/// The maximum number of added, and of removed, prefixes that a text shows for one list; JSON has every prefix.
 const SHOWN: usize = 20;
 
 /// The result of the fetch of one source for `allowlist diff`.
@@ -176,13 +176,14 @@ fn told(what: &EventKind) -> String {
 /// Returns the outcomes of a refresh as text, one line per source.
 pub fn refreshed_text(sources: &BTreeMap<String, RefreshOutcome>) -> String {
     if sources.is_empty() {
-        return "no source can be fetched\n".to_owned();
+        return "nothing was fetched: no service allows a source whose list can change\n"
+            .to_owned();
     }
     let mut text = String::new();
     for (name, outcome) in sources {
         text += &match &outcome.failure {
             Some(failure) => format!(
-                "{name}: {} prefixes, unchanged: {failure}\n",
+                "{name}: not refreshed, still {} prefixes: {failure}\n",
                 outcome.prefixes
             ),
             None => format!("{name}: {} prefixes\n", outcome.prefixes),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// The names of the TCP flags, from the lowest bit.
 const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
 
-/// The wall-clock time at zero of the kernel's monotonic clock.
+/// The wall-clock time at which the kernel's monotonic clock was zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Epoch(Timestamp);
 
@@ -120,7 +120,7 @@ fn has_ports(event: &Event) -> bool {
         && !is_malformed(event)
 }
 
-/// Returns whether the filter could not read the transport header of the event's packet.
+/// Returns whether the event's packet is malformed, so that the event has no ports, TCP flags or ICMP type.
 const fn is_malformed(event: &Event) -> bool {
     event.reason == Reason::Malformed as u8
 }

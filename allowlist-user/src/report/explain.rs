@@ -41,7 +41,7 @@ pub struct Explanation {
     epoch: Epoch,
 }
 
-/// A decision that a packet can reach, with the names of the services and sources involved.
+/// A decision about some packets of the question, with the names of the services and sources involved.
 struct Reached {
     row: Row,
     /// The names of the services that cover the port.

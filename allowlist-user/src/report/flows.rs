@@ -21,9 +21,13 @@ impl Report for Flows {
         let others = self.flows.len() - own;
         let summary = match self.room {
             Some(room) => {
-                format!("{own} own flows of at most {room}, {others} foreign or unknown\n")
+                format!(
+                    "{own} own flows (initiated by this host) of at most {room}; {others} foreign or unknown flows\n"
+                )
             }
-            None => format!("removed {own} own flows, {others} foreign or unknown\n"),
+            None => format!(
+                "removed {own} own flows (initiated by this host), and {others} foreign or unknown flows\n"
+            ),
         };
         if self.flows.is_empty() {
             return summary;

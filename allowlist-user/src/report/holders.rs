@@ -11,13 +11,13 @@ use serde_json::Value;
 pub struct Holders {
     /// The address that was searched for in the lists.
     pub address: IpAddr,
-    /// The lists that contain the address, one item for each matching prefix.
+    /// The prefixes that contain the address; a list may have several.
     pub holders: Vec<Holder>,
     /// The catalogue entries whose lists were not searched.
     pub not_searched: Vec<Skipped>,
 }
 
-/// A list of the catalogue that contains the address.
+/// A prefix that contains the address, in the list of a catalogue entry.
 #[derive(Clone, Debug, Serialize)]
 pub struct Holder {
     /// The name of the catalogue entry.

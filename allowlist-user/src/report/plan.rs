@@ -74,7 +74,7 @@ impl Plan<'_> {
             return text;
         }
         text + &format!(
-            "ok: {} IPv4 and {} IPv6 prefixes of {} allowed; mode {}, default {}{}\n",
+            "ok: {} IPv4 and {} IPv6 prefixes, max_prefixes {}; mode {}, default {}{}\n",
             self.tables.v4.len(),
             self.tables.v6.len(),
             self.config.max_prefixes,

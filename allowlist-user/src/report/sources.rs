@@ -12,7 +12,8 @@ pub struct Sources(pub Status);
 impl Report for Sources {
     fn text(&self) -> String {
         if self.0.sources().next().is_none() {
-            return "the sources are unknown: the generation in the kernel names none\n".to_owned();
+            return "no source is active, or the kernel has no readable names for the active generation\n"
+                .to_owned();
         }
         format!("{}\n{}", self.0.sources_table(), self.0.source_warnings())
     }

@@ -132,8 +132,8 @@ impl Status {
         warnings
     }
 
-    /// Returns whether a policy decides about packets: a generation is published, and the filter does not pass
-    /// everything.
+    /// Returns whether a policy decides about packets: a generation is published, and the kernel does not let every
+    /// packet pass, as it does if the first change is not confirmed in time.
     fn holds(&self) -> bool {
         self.control.generation != 0 && !self.control.open
     }
@@ -334,7 +334,8 @@ impl Report for Status {
         }
         text += &format!("\n{counters}\n");
         let Some(meta) = &self.meta else {
-            return text + "\nthe sources are unknown: the generation in the kernel names none\n";
+            return text
+                + "\nthe services and sources are unknown: the kernel has no readable names for the active generation\n";
         };
         let mut services = table(
             &["service", "passed", "bytes", "last", "dropped", "ports"],
@@ -414,7 +415,8 @@ impl Report for Status {
     }
 }
 
-/// Returns the mode of the newest policy's configuration, from the journal; `None` if it cannot be read.
+/// Returns the mode and the name of the newest policy's configuration, from the journal; `None` if the journal has no
+/// policy or cannot be read.
 fn configured_mode(state_dir: &Path) -> Option<(Mode, String)> {
     let known = PolicyHistory::load_readonly(state_dir).ok()?;
     let written = known.newest()?.written();
@@ -447,8 +449,8 @@ fn return_traffic(kernels: ReturnTraffic) -> &'static str {
     }
 }
 
-/// Returns the sum of the counters for each name; `names` has the names of each counter. Where sources overlap, or
-/// services share a port, a packet counts for each.
+/// Returns the sum of the counters for each name; the counter at an index of `counted` belongs to all names at this
+/// index of `names`. Where sources overlap, or services share a port, a packet counts for each.
 pub(super) fn by_name<T: Copy + Default>(
     names: &[Vec<String>],
     counted: &[T],

@@ -32,8 +32,8 @@ pub fn fit_to_terminal() {
     }
 }
 
-/// Returns the number of columns of a terminal, from the variable `COLUMNS` or the terminal itself; `None` if
-/// `terminal` is no terminal.
+/// Returns the number of columns, from the variable `COLUMNS` if it is set, otherwise from `terminal`. Returns `None`
+/// if `terminal` is no terminal, or if the number is less than 40.
 pub fn terminal_width(terminal: &impl AsFd) -> Option<usize> {
     let set = env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
     let said = || terminal_size::terminal_size_of(terminal).map(|(width, _)| width.0.into());

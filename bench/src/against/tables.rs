@@ -1,7 +1,7 @@
 //! Writes one policy into the maps of an object file, of this or of an older ABI version.
 //!
-//! Each object has its own maps, with the sizes that it was built with; this build's compiler makes their contents. In
-//! the tables of a generation, the interface rows may be longer or shorter at their end, because no packet of this
+//! Each object has its own maps, of the sizes in the object file; this build's policy compiler produces their contents.
+//! In the tables of a generation, the end of each interface row may be longer or shorter, because no packet of this
 //! measure needs that part. Any other difference in size is an error.
 
 use std::fmt::Write as _;
@@ -86,7 +86,7 @@ impl Layout {
     /// Reads the layout of an object's maps.
     ///
     /// # Errors
-    /// If a map is missing, or this build cannot fill a map of its size.
+    /// Fails if a map is missing, or if this build cannot fill a map of its size.
     pub(super) fn of(object: &Ebpf) -> Result<Self> {
         let control = array(object, abi::CONTROL)?.info()?.value_size() as usize;
         ensure!(
@@ -159,9 +159,9 @@ pub(super) fn load(object: &[u8]) -> Result<Ebpf> {
     for name in BY_CONFIGURATION {
         loader.map_max_entries(name, ROOM);
     }
-    loader
-        .load(object)
-        .context("cannot create the maps: the kernel refuses them, or the file is no eBPF object")
+    loader.load(object).context(
+        "cannot load the object file and create its maps (is it an eBPF object of allowlist?)",
+    )
 }
 
 fn array<'a>(object: &'a Ebpf, name: &str) -> Result<&'a MapData> {

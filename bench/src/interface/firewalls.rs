@@ -57,7 +57,7 @@ pub(super) const ALL: [Firewall; 4] = [
 ];
 
 impl Firewall {
-    /// Returns a note that names the missing program and its package, if there is one.
+    /// Returns a note about the first required program that is not installed, with its package; `None` if all are.
     pub(super) fn missing(&self) -> Result<Option<String>> {
         let path = env::var_os("PATH").context("the environment variable PATH is not set")?;
         let is_there =
@@ -65,7 +65,7 @@ impl Firewall {
         let missing = self.needs.iter().find(|(program, _)| !is_there(program));
         Ok(missing.map(|(program, package)| {
             format!(
-                "the firewall {} is skipped: the program {program} is missing (`apt install {package}`)",
+                "the firewall {} is skipped, because the program {program} is not installed; run `apt install {package}`",
                 self.name
             )
         }))
@@ -121,7 +121,10 @@ fn ipset(name: &'static str, list: &List) -> Result<Subject> {
     let count = |testbed: &Testbed| {
         let text = run(testbed, "iptables", &["-nvxL", "INPUT"])?;
         let rule = text.lines().find(|line| line.contains("DROP"));
-        number_after(rule.with_context(|| text.clone())?, "")
+        number_after(
+            rule.with_context(|| format!("iptables lists no DROP rule: {text}"))?,
+            "",
+        )
     };
     Ok(Subject::new(name, testbed, Box::new(count)))
 }
@@ -133,7 +136,7 @@ pub(super) fn run(testbed: &Testbed, program: &str, arguments: &[&str]) -> Resul
     let ended = Ended::of(command)?;
     ensure!(
         ended.code == Some(0),
-        "{program} {}: {}",
+        "`{program} {}` failed: {}",
         arguments.join(" "),
         ended.stderr
     );

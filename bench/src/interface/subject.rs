@@ -22,7 +22,7 @@ type Count = Box<dyn Fn(&Testbed) -> Result<u64>>;
 pub(super) struct Subject {
     pub(super) name: &'static str,
     count: Count,
-    /// The daemon of the shipped filter, which ends when it is dropped; `None` for other firewalls.
+    /// The daemon of the shipped filter; dropping this value ends the process. `None` for other firewalls.
     _process: Option<Program>,
     pub(super) testbed: Testbed,
 }
@@ -54,8 +54,9 @@ pub(super) fn all(record: &mut Record, list: &List) -> Result<Vec<Subject>> {
         match firewall.missing()? {
             Some(note) => record.note(note),
             None if list.prefixes.len() > firewall.most => record.note(format!(
-                "the firewall {} is skipped: its maximum is {} prefixes",
+                "the firewall {} is skipped for the list of {} prefixes, because it supports at most {}",
                 firewall.name,
+                thousands(list.prefixes.len()),
                 thousands(firewall.most)
             )),
             None => subjects.push((firewall.make)(firewall.name, list).context(firewall.name)?),

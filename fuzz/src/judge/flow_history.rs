@@ -16,7 +16,7 @@ pub(super) struct FlowHistory {
     flows: HashMap<Flow, (FlowEntry, Vec<(u32, u8)>)>,
 }
 
-/// No flow was initiated by the other side.
+/// The evidence of a host on which no remote host has initiated a flow.
 const NO_FOREIGN: Origins = Origins {
     is_armed: true,
     port: ForeignPort {

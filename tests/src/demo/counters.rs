@@ -12,9 +12,9 @@ use super::fixtures::Decision;
 /// Reads one interface's counters from the pinned maps.
 pub(crate) fn read(pin_dir: &Path, interface: &str) -> anyhow::Result<Counters> {
     let mut counters = View::open(pin_dir)?.counters()?;
-    counters
-        .remove(interface)
-        .with_context(|| format!("the kernel counts nothing on {interface}"))
+    counters.remove(interface).with_context(|| {
+        format!("the filter has no counters for {interface}, so it is not attached there")
+    })
 }
 
 /// Returns all pairs of verdict and reason with their counts.

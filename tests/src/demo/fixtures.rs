@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use allowlist_common::verdict::{Reason, Verdict};
 use ipnet::IpNet;
 
-/// The sources of PagerDuty's webhooks, from the example of the old URL in its documentation.
+/// The source addresses of PagerDuty's webhooks, from the example for the old URL in PagerDuty's documentation.
 pub(crate) const PAGERDUTY: [&str; 17] = [
     "52.13.4.226",
     "54.176.87.101",

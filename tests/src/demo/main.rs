@@ -70,7 +70,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let count = observed.len();
     ensure!(
         disagreements.is_empty(),
-        "{count} packets, of which {} have an unexpected result",
+        "{} of {count} packets have an unexpected result, as listed above",
         disagreements.len()
     );
     if !options.json {

@@ -17,7 +17,7 @@ use super::fixtures::{Decision, Owner, Port};
 use super::probe::Observed;
 use super::topology::INTERFACE;
 
-/// The number of rows that the table shows of consecutive packets that differ only in the source.
+/// The number of rows for consecutive packets that differ only in the source; one more row counts the others.
 const SHOWN: usize = 3;
 
 /// Prints a table and the counters.

@@ -82,7 +82,7 @@ impl Topology {
         let filter = Program::start(command)?;
         filter
             .wait_for_line("ready", START)
-            .context("allowlist is not ready")?;
+            .context("the daemon of the demo has not become ready")?;
         Ok(Self {
             _filter: filter,
             _vendor: vendor,
@@ -113,7 +113,9 @@ pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
     if !online {
         return Ok(networks(&PAGERDUTY));
     }
-    let provider = catalogue::find(FETCHED).context("the catalogue lacks a vendor of the demo")?;
+    let provider = catalogue::find(FETCHED).with_context(|| {
+        format!("the catalogue has no provider {FETCHED}, which the demo needs")
+    })?;
     let source =
         provided("pagerduty", provider, &[], &BTreeMap::new()).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -121,7 +123,7 @@ pub(crate) fn pagerduty(online: bool) -> anyhow::Result<Vec<IpNet>> {
         .build()?;
     let answer = runtime
         .block_on(fetch(&source, &[]))
-        .context("without --online the demo needs no internet")?;
+        .context("cannot fetch PagerDuty's list (without --online, the demo needs no internet)")?;
     match answer {
         source::Answer::List(fetched) => Ok(fetched.prefixes),
         source::Answer::Unchanged(_) => {

@@ -52,7 +52,7 @@ impl WallClock {
             .args([&library, &source])
             .status()
             .context("there is no C compiler `cc`")?;
-        ensure!(status.success(), "cc: {status}");
+        ensure!(status.success(), "the C compiler `cc` failed ({status})");
         let offset = scratch.write("clock.offset", "0")?;
         Ok(Self { library, offset })
     }

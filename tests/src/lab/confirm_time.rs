@@ -15,7 +15,8 @@ impl Testbed {
     pub fn end_time_to_confirm(&self) -> anyhow::Result<()> {
         let pin = format!("v{}/{}", abi::VERSION, abi::FALLBACK);
         let pin = self.scratch.pin_dir().join(pin);
-        let map = MapData::from_pin(&pin).with_context(|| pin.display().to_string())?;
+        let map = MapData::from_pin(&pin)
+            .with_context(|| format!("cannot open the pinned map {}", pin.display()))?;
         let mut fallback: Array<_, Words> = Map::Array(map).try_into()?;
         let mut words: Words = fallback.get(&0, 0)?;
         words[0] = 0;

@@ -52,6 +52,10 @@ pub fn receive_in_batches(namespace: &Namespace, name: &str) -> Result<()> {
             &raw mut request,
         )
     };
-    ensure!(done == 0, io::Error::last_os_error());
+    ensure!(
+        done == 0,
+        "cannot enable GRO on {name}: {}",
+        io::Error::last_os_error()
+    );
     Ok(())
 }

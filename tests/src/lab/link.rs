@@ -107,7 +107,7 @@ fn raise(kind: LinkKind, end: VethEnd, index: u32) -> anyhow::Result<()> {
     })
 }
 
-/// Waits for the carrier: until then, the kernel uses a queueing discipline that drops all packets.
+/// Waits until the interface is operationally up: before, its queueing discipline drops all packets.
 fn wait_for_carrier(end: VethEnd) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     end.namespace.netlink(async |handle| {
@@ -120,7 +120,7 @@ fn wait_for_carrier(end: VethEnd) -> anyhow::Result<()> {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("{} has no carrier after 5 s", end.name);
+                bail!("{} is not operationally up after 5 s", end.name);
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -174,7 +174,7 @@ pub fn rename(namespace: &Namespace, from: &str, to: &str) -> anyhow::Result<()>
     })
 }
 
-/// Removes an interface, and the other end of a pair.
+/// Removes an interface; the kernel then also removes the other end of a veth pair.
 pub fn remove(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
     namespace.netlink(async |handle| {
         let index = get(&handle, name).await?.header.index;
@@ -183,7 +183,7 @@ pub fn remove(namespace: &Namespace, name: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Moves an interface to another namespace, where it keeps its name and its index if no other has those.
+/// Moves an interface to another namespace. It keeps its index if no interface there has the same one.
 pub fn move_to(from: &Namespace, name: &str, to: &Namespace) -> anyhow::Result<()> {
     from.netlink(async |handle| {
         let index = get(&handle, name).await?.header.index;

@@ -84,7 +84,12 @@ impl Manager {
             let ended = manager.systemctl(&["is-system-running"])?;
             Ok(ended.stdout.trim() == "running")
         })
-        .with_context(|| manager.process.output())?;
+        .with_context(|| {
+            format!(
+                "systemd does not run; it printed:\n{}",
+                manager.process.output()
+            )
+        })?;
         Ok(manager)
     }
 
@@ -106,7 +111,10 @@ impl Manager {
     /// Runs `systemctl`, which must succeed, and returns its output.
     pub fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let ended = self.systemctl(arguments)?;
-        ensure!(ended.code == Some(0), "systemctl {arguments:?}: {ended:?}");
+        ensure!(
+            ended.code == Some(0),
+            "systemctl {arguments:?} failed: {ended:?}"
+        );
         Ok(ended.stdout.trim_end().to_owned())
     }
 

@@ -36,7 +36,7 @@ pub fn allowlist() -> anyhow::Result<PathBuf> {
     let found = path.canonicalize();
     found.with_context(|| {
         format!(
-            "there is no program {}: `cargo xtask test` builds it",
+            "there is no program {} (`cargo xtask test` builds it)",
             path.display()
         )
     })

@@ -24,8 +24,8 @@ static PRIVATE: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 /// The number of the next instance; several instances can share mounts.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// The directories of one instance. Create it in the thread that starts their users: threads that run already do not see
-/// the mounts.
+/// The directories of one instance. Create it before the threads and processes that use the directories, and in the
+/// thread that starts them: others do not see the mounts.
 pub struct Scratch {
     pins: PathBuf,
     files: PathBuf,
@@ -40,8 +40,10 @@ impl Scratch {
             pins: Path::new(BPF_MOUNT).join(format!("pins-{number}")),
             files: Path::new(FILES_MOUNT).join(number.to_string()),
         };
-        fs::create_dir(&scratch.pins)?;
-        fs::create_dir(&scratch.files)?;
+        for folder in [&scratch.pins, &scratch.files] {
+            fs::create_dir(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
         Ok(scratch)
     }
 
@@ -95,7 +97,7 @@ fn private_mounts() -> anyhow::Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .context("cannot make the mounts private")?;
     mount_new("bpf", BPF_MOUNT)?;
-    fs::create_dir(FILES_MOUNT)?;
+    fs::create_dir(FILES_MOUNT).with_context(|| format!("cannot create {FILES_MOUNT}"))?;
     mount_new("tmpfs", FILES_MOUNT)?;
     private.push(mount_namespace()?);
     Ok(())

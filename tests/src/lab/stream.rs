@@ -66,7 +66,7 @@ pub fn inbox(testbed: &Testbed, port: u16) -> anyhow::Result<UdpSocket> {
         }
         Ok(bound.is_some())
     })?;
-    let socket = bound.context("no socket")?;
+    let socket = bound.context("the socket is not bound")?;
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
     socket.set_read_timeout(Some(NEVER))?;
     Ok(socket)

@@ -19,7 +19,7 @@ impl Tun {
     pub fn new(namespace: &Namespace, name: &str) -> anyhow::Result<Self> {
         let file = namespace.run(|| open(name));
         Ok(Self {
-            _file: file.with_context(|| format!("cannot create {name}"))?,
+            _file: file.with_context(|| format!("cannot create the TUN interface {name}"))?,
         })
     }
 }

@@ -131,7 +131,7 @@ impl fmt::Debug for Scenario {
     }
 }
 
-/// Prefers `default = "drop"` and flow tracking, which have more cases.
+/// Generates rules. Most have `default = "drop"` and flow tracking, which have more cases.
 fn rules() -> impl Strategy<Value = Rules> {
     let default = prop_oneof![1 => Just(Verdict::Pass), 3 => Just(Verdict::Drop)];
     let return_traffic = prop_oneof![
@@ -205,7 +205,7 @@ fn edges<'f>(feeds: impl Iterator<Item = &'f [IpNet]>) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Returns the next or the previous address.
+/// Returns the next address if `up`, otherwise the previous one; wraps around at the ends of the address space.
 fn beside(address: IpAddr, up: bool) -> IpAddr {
     match address {
         IpAddr::V4(address) => {

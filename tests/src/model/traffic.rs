@@ -14,7 +14,7 @@ use super::policy_strategies::INTERFACES;
 /// A frame that is sent or received.
 #[derive(Clone)]
 pub struct Moment {
-    /// The interface.
+    /// The host's interface that sends or receives the frame: one of [`INTERFACES`].
     pub interface: &'static str,
     /// Whether the host sends the frame.
     pub is_sent: bool,
@@ -63,7 +63,7 @@ pub fn traffic(remotes: &[IpAddr], seeds: &[u64]) -> Vec<Moment> {
     moments
 }
 
-/// The host's addresses. The third one begins with the bytes of the first.
+/// The host's addresses. The third one, of IPv6, begins with the bytes of the first, to detect missing family checks.
 const HOSTS: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2)),
@@ -491,7 +491,7 @@ fn tagged(dice: &mut Dice, kind: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 const ORDINARY: usize = 1500;
-/// More than the linear part of a frame on machines with pages of 4 KiB.
+/// A length in bytes that exceeds the linear part (first buffer) of a frame on machines with pages of 4 KiB.
 const JUMBO: usize = 5000;
 /// The minimum length of a received frame in a test run of the kernel: the Ethernet header.
 const SHORTEST_RECEIVED: usize = 14;

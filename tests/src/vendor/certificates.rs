@@ -80,7 +80,7 @@ impl Certificates {
         })
     }
 
-    /// Returns the certificate of the authority as the server's.
+    /// Returns certificates of a server that uses the certificate of the authority itself as its own.
     pub fn authority_as_server(address: IpAddr) -> Result<Self> {
         let mut params = params(&[&address.to_string()])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

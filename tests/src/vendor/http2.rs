@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 /// The first bytes of a client.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The frame size that every client accepts.
+/// The maximum payload of a frame that every client accepts, in bytes.
 const MOST_OF_FRAME: usize = 16 << 10;
 /// The stream of a connection's first request.
 const STREAM: u32 = 1;
@@ -20,7 +20,7 @@ const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// An answer with status 200.
+/// An HTTP/2 answer with status 200, and its end.
 #[derive(Clone, Debug)]
 pub struct Http2 {
     /// The value of `content-length`, which may be false.
@@ -44,7 +44,7 @@ pub enum End {
     StreamAndReset,
     /// `RST_STREAM` with this code.
     Reset(u32),
-    /// `GOAWAY` with this code, for which the last stream is this one, and the end of the connection.
+    /// `GOAWAY` with this code, which names this stream as the last one, and then the end of the connection.
     GoAway(u32),
     /// The end of the connection.
     Close,
@@ -117,7 +117,7 @@ impl Http2 {
         Ok(())
     }
 
-    /// The block of header fields (RFC 7541).
+    /// Returns the block of header fields (RFC 7541).
     fn head(&self) -> Vec<u8> {
         let mut block = vec![0x88]; // :status 200
         let mut field = |index: u8, value: &str| {

@@ -88,7 +88,7 @@ fn a_refusal_of_the_driver_keeps_its_reason() -> anyhow::Result<()> {
         (&attach["driver"], &attach["outcome"]),
         (&json!("veth"), &json!("fails"))
     );
-    expect![[r#"["vq1: the attach will fail: the peer has more transmit queues than this end has receive queues (1); `ethtool -L vq2 tx 1`; or attach_mode = \"auto\", which falls back to generic mode"]"#]].assert_eq(&warnings);
+    expect![[r#"["vq1: the attach will fail: the peer has more transmit queues than this end has receive queues (1); `ethtool -L vq2 tx 1`; attach_mode = \"auto\" would fall back to generic mode"]"#]].assert_eq(&warnings);
     let (attach, warnings) = predicted(&testbed, "vq1", "auto")?;
     assert_eq!(attach["outcome"], "generic");
     assert_eq!(attach["remedy"], "`ethtool -L vq2 tx 1`");
@@ -309,7 +309,7 @@ fn the_tracker_is_not_attached_to_the_ingress_discipline() -> anyhow::Result<()>
         Ok((dataplane, error))
     })?;
     assert_eq!(error.code(), ErrorCode::UnsupportedInterface);
-    expect![[r#"cannot attach the flow tracker to eth0; return_traffic = "established" and return_traffic = "off" do not need it: eth0 has the queueing discipline ingress, which excludes clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
+    expect![[r#"cannot attach the flow tracker, which only return_traffic = "track" needs, to eth0: eth0 has the queueing discipline ingress, which excludes clsact; replace it: `tc qdisc del dev eth0 ingress`, then attach its filters to the ingress of clsact (`tc qdisc add dev eth0 clsact`)"#]].assert_eq(&format!("{error:#}"));
     let query = || SchedClassifier::query_tcx("eth0", TcAttachType::Egress);
     if testbed.host.run(query).is_err() {
         skip!("this kernel has no tcx (added in 6.6)");

@@ -266,7 +266,7 @@ fn without_a_file_system_a_daemon_fails() -> anyhow::Result<()> {
     let error = log.lines().find(|line| line.contains("error["));
     let error = error.with_context(|| filter.output())?;
     assert!(error.contains("error[invalid-pin-dir]: "), "{error}");
-    expect!["error[invalid-pin-dir]: the pin directory was unmounted or removed, and cannot be restored; the daemon ends, and the filter with it; mount the BPF file system again, then start the daemon: <files>/bpf/pins is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under /sys/fs/bpf"].assert_eq(&normalized(error, Some(&testbed.scratch)));
+    expect!["error[invalid-pin-dir]: the daemon and the filter end, because the pin directory was unmounted or removed and cannot be restored; mount the BPF file system again, then start the daemon: <files>/bpf/pins is not on a BPF file system, so nothing can be pinned there; choose a --pin-dir under /sys/fs/bpf"].assert_eq(&normalized(error, Some(&testbed.scratch)));
     eventually(|| gets_through(&testbed, STRANGERS[0]))
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Returns the newest image that is unpacked in `folder`.
+/// Returns the image of the newest kernel that is unpacked in `folder`, or `None` if none is.
 fn unpacked(folder: &Path) -> Result<Option<PathBuf>> {
     let names = fs::read_dir(folder)
         .with_context(|| format!("cannot list {}", folder.display()))?
@@ -54,7 +54,12 @@ fn fetch(folder: &Path) -> Result<PathBuf> {
     // Renamed to the package's name once it is complete.
     let download = folder.join("download");
     if download.exists() {
-        fs::remove_dir_all(&download).context("cannot remove an incomplete download")?;
+        fs::remove_dir_all(&download).with_context(|| {
+            format!(
+                "cannot remove the incomplete download {}",
+                download.display()
+            )
+        })?;
     }
     fs::create_dir_all(&download)
         .with_context(|| format!("cannot create {}", download.display()))?;
@@ -71,10 +76,16 @@ fn fetch(folder: &Path) -> Result<PathBuf> {
         }
         None => bail!(unobtainable()),
     };
-    let archive = fs::read_dir(&download)?
+    let archive = fs::read_dir(&download)
+        .with_context(|| format!("cannot list {}", download.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get succeeded without downloading a package")?;
+        .with_context(|| {
+            format!(
+                "apt-get reported success, but downloaded no package to {}",
+                download.display()
+            )
+        })?;
     let tree = download.join("tree");
     let mut unpack = cargo::command("dpkg-deb");
     if !cargo::status(unpack.arg("-x").arg(archive).arg(&tree))?.success() {
@@ -83,7 +94,8 @@ fn fetch(folder: &Path) -> Result<PathBuf> {
     let place = folder.join(&package);
     fs::rename(&tree, &place)
         .with_context(|| format!("cannot move the kernel to {}", place.display()))?;
-    fs::remove_dir_all(&download).context("cannot remove the download")?;
+    fs::remove_dir_all(&download)
+        .with_context(|| format!("cannot remove the download {}", download.display()))?;
     image(&place)
 }
 
@@ -139,7 +151,7 @@ fn image(package: &Path) -> Result<PathBuf> {
         })
         .with_context(|| {
             format!(
-                "no kernel in {}: remove the folder, and run this command again",
+                "{} has no kernel image (boot/vmlinuz-*): remove the folder, so that the next run downloads the kernel again",
                 package.display()
             )
         })

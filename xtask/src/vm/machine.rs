@@ -54,7 +54,7 @@ impl Machine {
         })
     }
 
-    /// Passes the machine's output to `consume` until qemu closes it; returns false if the deadline passed before.
+    /// Passes the machine's serial output to `consume` until qemu exits. Returns false if the deadline passes first.
     pub(crate) fn run(&mut self, mut consume: impl FnMut(&[u8])) -> Result<bool> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -67,7 +67,10 @@ impl Machine {
             }
         }
         // qemu closes its output only when it exits.
-        let status = self.qemu.wait()?;
+        let status = self
+            .qemu
+            .wait()
+            .with_context(|| format!("cannot read the exit status of `{QEMU}`"))?;
         if !status.success() {
             bail!("{QEMU} failed ({status}); see its message above");
         }

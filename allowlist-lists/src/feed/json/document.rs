@@ -1,4 +1,4 @@
-//! One JSON document, read so that no member is lost.
+//! Parses one JSON document so that no member is lost.
 //!
 //! Invariant: an object with a key that occurs twice fails the document, since readers differ in which of the two
 //! members they take.
@@ -103,8 +103,8 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// A deserializer of one JSON value at the place `at`, which stores in `twice` the path and the key of a duplicate
-/// member.
+/// A deserializer of one JSON value at the place `at`. If an object has a key twice, it stores the object's path and
+/// the key in `twice`.
 struct Node<'a> {
     at: &'a At<'a>,
     twice: &'a RefCell<Option<(String, String)>>,

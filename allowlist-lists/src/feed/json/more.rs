@@ -1,6 +1,7 @@
-//! Whether a document is one page of several, as its members state.
+//! Detects whether a document is one page of several, by the members that state a next page.
 //!
-//! Knows the names that are usual, at the top of a document and in the members that describe it.
+//! Knows the usual names of these members, at the top of a document and in the objects that describe it, such as
+//! `meta`.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,4 @@
-//! Nodes of a document in words: their place, and their kind.
+//! Describes the nodes of a document for messages: their place, and their kind.
 
 use serde_json::Value;
 

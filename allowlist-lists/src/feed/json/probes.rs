@@ -1,8 +1,9 @@
-//! Whether each selector matches: one that matches nothing shows that the list has changed its shape.
+//! Records whether each selector matches: one that matches nothing shows that the vendor has changed the structure of
+//! the list.
 //!
-//! Invariants: a selector that ends in an empty array has found it; each part of a union, such as the names in
-//! `$['ipv4','ipv6'][*]` and `$.prefixes[*]['ipv4','ipv6']`, is a selector of its own, and of items, one match is enough.
-//! So it is over several documents.
+//! Invariants: a selector that ends at an empty array counts as matched; each part of a union, such as the names in
+//! `$['ipv4','ipv6'][*]` and `$.prefixes[*]['ipv4','ipv6']`, has to match as a selector of its own; a match in one item
+//! of an array, or in one document of several, is enough.
 
 use allowlist_policy::Select;
 use serde_json::Value;
@@ -86,8 +87,8 @@ impl Probe {
         !path.query(document).is_empty() || self.ends_in_nothing(document)
     }
 
-    /// Returns whether the path ends at an empty array in `document`: the longest part of the path, from its start,
-    /// that matches a node matches an empty array, and the next segment selects array items.
+    /// Returns whether the path ends at an empty array in `document`: the longest beginning of the path that matches
+    /// anything matches an empty array, and the segment after it selects array items.
     fn ends_in_nothing(&self, document: &Value) -> bool {
         for (index, segment) in self.segments.iter().enumerate().rev() {
             let Ok(path) = JsonPath::parse(&joined(&self.segments[..index])) else {

@@ -15,8 +15,8 @@ use super::words::LONGEST_LABEL;
 /// The maximum number of headers of a cell that are searched for an announcement. Tables have one or two.
 const MOST_HEADERS: usize = 3;
 
-/// The worst announcement about some addresses, such as that they were removed, among those of several texts; with the
-/// text that makes it.
+/// An announcement about addresses, such as that they were removed, with the text that makes it. Of several texts, the
+/// worst announcement is used.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said<'d> {
     pub fate: Fate,

@@ -1,7 +1,7 @@
 //! The text of the line that is being read, and the places in it that are not plain text.
 //!
-//! Invariants: blanks are single, and none are at the ends; invisible characters are not in the text, but
-//! marked. A mark is kept only where it could change an address, so that marks are few.
+//! Invariants: each run of white space is one space, and none is at the ends; invisible characters are not in the text,
+//! but marked. A mark is kept only where it could change an address, so that marks are few.
 
 use std::ops::Range;
 

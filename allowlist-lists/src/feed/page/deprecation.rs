@@ -1,9 +1,9 @@
-//! The end of addresses, as the text beside them announces it.
+//! Announcements that addresses expire or were removed, in the text beside them.
 //!
-//! "Will be deprecated on 5 April 2020" leaves them valid up to and on that day; "was deprecated",
-//! "deprecated" and "no longer used" do not; "is not deprecated" has no effect. A phrase such as "replaces
-//! the deprecated ones" is unclear: the addresses stay, with a note. Reads English words only. Knows no
-//! pages. docs/sources.md lists the words.
+//! "Will be deprecated on 5 April 2020" leaves the addresses valid up to and on that day; "was deprecated",
+//! "deprecated" and "no longer used" do not; "is not deprecated" has no effect. A phrase such as "replaces the
+//! deprecated ones" is unclear: the addresses stay, with a note. Reads English words only. Knows no pages.
+//! docs/sources.md lists the words.
 
 use jiff::civil::Date;
 

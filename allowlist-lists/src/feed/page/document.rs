@@ -1,8 +1,9 @@
 //! A page as a browser shows it: lines of text, each with its surrounding elements.
 //!
 //! Invariants: no line has text that a browser does not show, unless it is marked as hidden; text of two
-//! blocks is never in one line; and text of one block is never torn apart, so that two addresses that run
-//! together stay one wrong word. The walk does not recurse. Knows nothing of the selection.
+//! blocks is never in one line; and text of one block is never split, so that two addresses without a space between
+//! them stay one invalid word. The walk over the elements does not recurse. Does not know which part of the page is
+//! selected.
 
 use std::rc::Rc;
 
@@ -49,8 +50,8 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 pub(super) struct Container {
     pub lines: Vec<usize>,
-    /// The index of the container around this one within the same cell. `None` for a cell itself, whose row counts
-    /// instead.
+    /// The index of the container around this one within the same cell. `None` for a cell itself, to which the texts of
+    /// its row apply instead, and outside of all containers.
     pub outer: Option<usize>,
     pub cell: Option<CellId>,
     is_paragraph: bool,
@@ -92,7 +93,8 @@ impl Document {
 struct Walk {
     document: Document,
     buffer: Buffer,
-    /// The unfinished visible lines, outermost first, that a hidden element interrupts whose end has not been read yet.
+    /// The unfinished lines around each hidden element that is open, outermost first. A line continues at the end of
+    /// its hidden element.
     interrupted: Vec<Buffer>,
     headings: Vec<(u8, Rc<str>)>,
     section: Rc<[Rc<str>]>,

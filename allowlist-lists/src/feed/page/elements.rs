@@ -1,4 +1,4 @@
-//! HTML's elements as a reader sees them: which are shown, which begin lines, which end words.
+//! The HTML elements by how a browser shows them: which are hidden, which begin lines, which end words.
 //!
 //! Knows the names and the attributes of elements, and no styles but those that an element states itself.
 

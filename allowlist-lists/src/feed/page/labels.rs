@@ -37,7 +37,8 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Labels {
     pub group: Group,
-    /// The innermost label, and after it the text with a colon that introduces the addresses.
+    /// The innermost label, and after it the text with a colon that introduces the addresses; empty if there is
+    /// neither.
     pub texts: Vec<Rc<str>>,
     /// The table cell, for lines directly in one; labels of its row and column apply too. `None` for other lines.
     pub cell: Option<CellId>,

@@ -1,6 +1,6 @@
-//! Pages on which the list is linked: the one address that a pattern matches, or the newest of several.
+//! Pages that link to the list: finds the one link whose URL matches a pattern, or the newest of several.
 //!
-//! Knows no URL: an address is returned as it is written, and so is the base that the page states for it.
+//! Does not parse URLs: a link is returned as it is written, and so is the base URL that the page states.
 
 use allowlist_policy::Pattern;
 use scraper::{Html, Node};
@@ -30,8 +30,8 @@ pub fn find_link(bytes: &[u8], pattern: &Pattern) -> Result<String, FeedError> {
 }
 
 /// Returns the link on a page whose URL matches `pattern`. With `newest`, several may match, and the link with the
-/// greatest numbers in the match of the pattern's first group (or of the whole pattern if it has no group) is returned:
-/// a date that begins with its year.
+/// greatest numbers in the match of the pattern's first group (or of the whole pattern if it has no group) is returned.
+/// A date in the URL must therefore begin with its year.
 ///
 /// # Errors
 /// No link on the page matches, or several do and no single link is the newest.

@@ -1,4 +1,4 @@
-//! Notes for the operator about a page: left out addresses, and addresses that will be left out.
+//! Notes for the operator about a page: addresses that are left out, and addresses that will be left out.
 //!
 //! Invariant: notes are few and short, however long the page is.
 
@@ -105,7 +105,7 @@ impl Notes {
         let more = notes.len().saturating_sub(MOST);
         if more > 0 {
             notes.truncate(MOST);
-            notes.push(format!("and {more} more notes"));
+            notes.push(format!("{more} more notes are not shown"));
         }
         notes
     }

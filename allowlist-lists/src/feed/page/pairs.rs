@@ -1,8 +1,8 @@
-//! Addresses in two cells or lines that mean one thing: a range as first and last address, a prefix as
-//! address and length.
+//! Two cells or lines of a page that together are one range (first and last address) or one prefix (address and
+//! length).
 //!
-//! Invariant: where two are one, both have the same reading afterwards, or both are unclear; so it does not
-//! matter which of the two the configuration selects. Time grows with the length of the page and no faster.
+//! Invariant: the two addresses of a pair have the same reading afterwards, or both are unclear, so it does not matter
+//! which of the two the configuration selects. Time grows linearly with the length of the page.
 
 use std::collections::HashMap;
 use std::rc::Rc;

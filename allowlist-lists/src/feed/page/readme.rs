@@ -1,7 +1,7 @@
 //! The blocks of `ReadMe`'s Markdown: `[block:code]`, a JSON document, `[/block]`.
 //!
-//! Invariant: what such a block shows becomes plain Markdown, so that no escape of JSON is ever glued to
-//! an address. Blocks that show no text go.
+//! Invariant: the content that such a block shows becomes plain Markdown, so that no JSON escape, such as `\n`, is
+//! attached to an address. Blocks that show no text are removed.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Tables: what heads a cell's column, and what its row is called.
+//! Tables: the headers above each cell, and the labels of its row.
 //!
 //! A header row has no addresses, and is in the table's head, or has header cells only, or, in a table
 //! that has no such row, is the first. A row of one cell over several columns is called a divider here, and
@@ -75,7 +75,8 @@ impl Cell {
     }
 }
 
-/// A cell that spans rows below its own, as seen from one of its columns.
+/// The cell that covers one column in the current row, with the number of rows that it still covers and its text if
+/// that is a label.
 #[derive(Clone, Default)]
 struct Reaching {
     rows: usize,

@@ -1,8 +1,8 @@
-//! HTML to a tree of nodes, with bounds.
+//! Parses HTML into a tree of nodes of limited size.
 //!
 //! Invariant: time and memory grow linearly with the length of the page. The parser follows the standard, by which a
-//! short page can produce a huge tree: an unclosed `<b>` is reopened in each paragraph, each tag searches all open
-//! elements, and each attribute all previous ones.
+//! short page can produce a huge tree: an unclosed `<b>` is reopened in each paragraph, each tag is compared with all
+//! open elements, and each attribute with all previous attributes of its tag.
 
 use html5ever::driver::{ParseOpts, parse_document};
 use html5ever::tendril::{StrTendril, TendrilSink};

@@ -5,9 +5,9 @@
 //! - `shape`: the classification of one word
 //! - `phrases`: several words that are one range, one prefix, or a version number
 //!
-//! Invariant: a word is an address as a whole or not at all. What only looks like one is found too, so
-//! that its reader refuses it, and so is an address that anything is glued to: it would be lost. Where a
-//! reader cannot be sure either, the reading is unclear.
+//! Invariant: a word is an address as a whole or not at all. A word that only looks like an address is found too, so
+//! that the parser refuses it and fails the page; so is an address with other text attached, which would otherwise be
+//! lost. Where a human reader could not be sure either, the reading is [`Reading::Unclear`].
 
 use std::ops::Range;
 

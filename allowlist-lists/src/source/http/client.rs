@@ -1,8 +1,8 @@
 //! The HTTP client, its certificates and its proxies.
 //!
 //! Invariants: requests to loopback take no proxy; a proxy that the environment names and that cannot be used
-//! is an error; and a client connects to the addresses that `reach` permits. Knows no source but its `Http`, and
-//! sends nothing.
+//! is an error; and a client connects only to addresses that `reach` permits. Knows no source but its `Http`, and sends
+//! nothing.
 
 use std::error::Error;
 use std::path::Path;
@@ -56,8 +56,8 @@ impl Clients {
         })
     }
 
-    /// Returns the client for a request to `url`, and the guard of its host. `may_be_private` permits private
-    /// addresses.
+    /// Returns the client for a request to `url`, and the [`Guard`] that decides to which addresses of its host the
+    /// client connects. `may_be_private` permits private addresses.
     ///
     /// # Errors
     /// The URL contains an address that no request may go to, the proxy is unusable, or no client can be made.
@@ -166,10 +166,11 @@ pub(super) fn chain<'e>(
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Returns the text of the innermost cause of `error`, which is not an error of the HTTP client itself.
+/// Returns the text of the innermost cause of `error`, such as that of the operating system; the outer texts, of the
+/// HTTP client, are generic.
 pub(super) fn innermost(error: &reqwest::Error) -> String {
-    chain(error)
-        .skip(1)
-        .last()
-        .map_or_else(|| "the client failed".to_owned(), ToString::to_string)
+    chain(error).skip(1).last().map_or_else(
+        || "the HTTP client states no reason".to_owned(),
+        ToString::to_string,
+    )
 }

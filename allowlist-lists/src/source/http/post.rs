@@ -1,5 +1,5 @@
-//! Posts a JSON document, by the rules for fetching lists: the same certificates, no proxy to loopback, no
-//! redirects. Does not know the document's content.
+//! Posts a JSON document with the HTTP client that fetches lists: the same certificates, the same forbidden addresses,
+//! and no proxy to loopback. Follows no redirect. Does not know the document's content.
 
 use allowlist_policy::Http;
 
@@ -11,7 +11,7 @@ use crate::source::FetchErrorCause;
 /// answer.
 ///
 /// # Errors
-/// The request failed, so there was no answer.
+/// The request failed, so there was no answer. An answer is no error, whatever its status is.
 pub async fn post(http: &Http, body: Vec<u8>) -> Result<u16, FetchErrorCause> {
     let url = &http.urls[0];
     let mut clients = Clients::new(http).await?;

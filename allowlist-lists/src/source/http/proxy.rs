@@ -45,7 +45,7 @@ fn first_set(names: [&'static str; 2]) -> Option<(&'static str, Option<String>)>
 
 /// Returns the reason why `value`, the value of a proxy variable, is unusable, or `None` if it is usable.
 ///
-/// The value `None` stands for one that is not UTF-8.
+/// `None` as the argument stands for a value that is not UTF-8.
 fn problem(value: Option<&str>) -> Option<&'static str> {
     let Some(value) = value else {
         return Some("it is not UTF-8");
@@ -68,7 +68,7 @@ fn problem(value: Option<&str>) -> Option<&'static str> {
     is_port_wrong.then_some("its port is not a number up to 65535")
 }
 
-/// Returns whether requests to `url` use a proxy, if one is set: whether `NO_PROXY` does not exclude its host.
+/// Returns whether requests to `url` would use a proxy that is set: true unless `NO_PROXY` excludes the URL's host.
 fn is_proxied(url: &Url) -> bool {
     let any = Matcher::builder()
         .all("http://proxy.invalid:1")

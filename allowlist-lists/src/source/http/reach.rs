@@ -1,10 +1,10 @@
-//! Which addresses a request may go to.
+//! Decides to which addresses a request may go.
 //!
-//! Invariants: no request goes to a link-local address or to the metadata service of a cloud; where a public
-//! server leads, no request goes to a private address, unless the operator allows it. Both are decided on the
-//! addresses that a connection is made to, so that no name can be changed in between.
+//! Invariants: no request goes to a link-local address or to the metadata service of a cloud; no redirect or link of a
+//! public server leads to a private address, unless the operator allows it. Both rules are applied to the resolved
+//! addresses that the client then connects to, so a name cannot change between the check and the connection.
 //!
-//! Behind a proxy the proxy looks names up and connects: there, only addresses written in a URL are seen.
+//! If a proxy is used, the proxy resolves names and connects, so only addresses that are written in a URL are checked.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) enum Reach {
 pub enum AddressError {
     /// The address is link-local or that of a metadata service.
     #[error(
-        "{host} has the address {address}, a link-local or metadata address, from which no list is fetched; configure the URL of the list"
+        "{host} has the address {address}, a link-local or metadata address, to which no request is sent; configure another URL"
     )]
     Local {
         /// The host of the URL.
@@ -148,7 +148,8 @@ impl Guard {
         }
     }
 
-    /// Returns the class of the address to which a request may have gone; public if it is unknown, as behind a proxy.
+    /// Returns the class of the address to which a request may have gone: private if a permitted address of the host
+    /// was private; public otherwise, also if the address is unknown because of a proxy.
     pub(super) fn found_at(&self) -> Reach {
         if self.was_private.load(Ordering::Relaxed) {
             Reach::Private

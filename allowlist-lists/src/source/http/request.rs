@@ -95,8 +95,8 @@ impl RequestTarget {
         self.at == Reach::Public || self.url.host_str() == self.first_host.as_deref()
     }
 
-    /// Returns whether this server may have a private address: the configured server may, and those to which a private
-    /// one leads.
+    /// Returns whether this server may have a private address: the configured server may, and a server to which a
+    /// private server redirects or links.
     fn may_be_private(&self) -> bool {
         self.is_start || self.from == Reach::Private
     }
@@ -112,7 +112,7 @@ impl RequestTarget {
         match base.as_ref().unwrap_or(&self.url).join(&link.address) {
             Ok(next) if self.may_lead_to(&next, allow_plain) => Ok(self.next(next)),
             Ok(next) => Err(FetchErrorCause::Link(public_url(&next))),
-            Err(_) => Err(FetchErrorCause::Link("an address that is none".to_owned())),
+            Err(_) => Err(FetchErrorCause::Link("an invalid URL".to_owned())),
         }
     }
 
@@ -396,7 +396,8 @@ pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
     }
 }
 
-/// Returns the TLS error in `error`, or `None`. An `io::Error` does not return its inner error as its source.
+/// Returns the TLS error in `error`, or `None`. Unwraps an `io::Error` itself, since that does not return its inner
+/// error as its source.
 fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     match error.downcast_ref::<io::Error>() {
         Some(wrapper) => tls_error(wrapper.get_ref()?),

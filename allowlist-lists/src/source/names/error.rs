@@ -50,7 +50,7 @@ pub enum NameError {
         /// The number of addresses of the name.
         found: usize,
     },
-    /// The name has an address that no packet carries.
+    /// The name has an address that cannot be a packet's source, such as an IPv4-mapped one.
     #[error("the DNS name {name} has an unusable address: {error}; report it to the vendor")]
     Address {
         /// The DNS name that was queried.
@@ -58,7 +58,8 @@ pub enum NameError {
         /// The reason why the address cannot be used.
         error: PrefixError,
     },
-    /// The name server answered with an error code, such as SERVFAIL or REFUSED.
+    /// No name server could be used, and the one that was queried last answered with an error code, such as SERVFAIL or
+    /// REFUSED.
     #[error(
         "{name} cannot be resolved: the name server {server} answers {problem:?} to the query for {record} records; check that server, or set `resolvers`"
     )]
@@ -72,7 +73,7 @@ pub enum NameError {
         /// The response code of the answer.
         problem: String,
     },
-    /// No name server gave a valid answer in time.
+    /// No name server could be used, and the one that was queried last did not answer in time.
     #[error(
         "{name} cannot be resolved: the name server {server} did not answer the query for {record} records in time; check that it is reachable, raise `timeout`, or set `resolvers`"
     )]
@@ -84,7 +85,7 @@ pub enum NameError {
         /// The address of the name server that was queried last.
         server: SocketAddr,
     },
-    /// The communication with the name server failed.
+    /// No name server could be used, and the communication with the one that was queried last failed.
     #[error(
         "{name} cannot be resolved: the query to the name server {server} for {record} records failed: {problem}; check that server, or set `resolvers`"
     )]

@@ -34,9 +34,9 @@ const PORT: u16 = 53;
 /// The addresses of a name in one family, from the answer of a name server.
 pub(super) struct Addresses {
     pub(super) prefixes: BTreeSet<IpNet>,
-    /// The shortest time to live of the records that led to the addresses, in seconds.
+    /// The shortest time to live of the records that led to the addresses, in seconds; `u32::MAX` if there are none.
     pub(super) ttl: u32,
-    /// The name at the end of the chain of aliases.
+    /// The name at the end of the chain of aliases (CNAME records); the queried name if it has no alias.
     pub(super) target: String,
 }
 
@@ -220,7 +220,7 @@ fn refused(name: String, record: RecordType, server: SocketAddr, code: ResponseC
     }
 }
 
-/// Returns the reason of `error`, for an I/O error without the text that the resolver adds to it.
+/// Returns the text of `error`; for an I/O error, only the operating system's text, without that of the resolver.
 fn problem(error: &NetError) -> String {
     match error {
         NetError::Io(error) => error.to_string(),

@@ -18,7 +18,7 @@ pub(super) struct ChunksV4 {
     /// The index in the whole pool of the first element of `halves`.
     base: u32,
     halves: Vec<u32>,
-    /// The numbers of the current chunk: the start and the id of each range.
+    /// The ranges of the current chunk, each as one number with the start and the id.
     numbers: Vec<u32>,
     /// The indexes of the chunks whose addresses all have one match id, by this id.
     uniform: HashMap<MatchId, u32>,

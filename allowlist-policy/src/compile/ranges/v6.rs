@@ -10,7 +10,7 @@ use allowlist_common::ranges::{MatchId, ROOT_BITS};
 
 use super::Chunks;
 
-/// The alignment in the pool of chunks for the hosts of one /64 network, in 8-byte words.
+/// The alignment in the pool of a host chunk (the ranges in one /64 network), in 8-byte words.
 const QUAD: usize = 4;
 
 const _: () = assert!(
@@ -24,11 +24,11 @@ pub(super) struct ChunksV6 {
     /// The index in the whole pool of the first word of `pool`.
     base: u32,
     pool: Vec<u64>,
-    /// The number of words at the start of `pool` that only stand for words which the caller's pool has already.
+    /// The number of placeholder words at the start of `pool`, for words that the caller's pool has already.
     existing: usize,
-    /// The numbers of the current chunk: the start and the id of each range.
+    /// The ranges of the current chunk, each as one number with the start and the id.
     numbers: Vec<u64>,
-    /// The /64 network in which the last range begins, if that range begins behind the network's first host.
+    /// The /64 network in which the last range begins; `None` if that range begins at the network's first host.
     host_level: Option<HostLevel>,
 }
 
@@ -93,10 +93,12 @@ const fn start(number: u64) -> u64 {
     number >> ID_BITS
 }
 
-/// The number of a range, with the length of the range.
+/// A range of /64 networks as the pool stores it.
 #[derive(Clone, Copy)]
 struct Begin {
+    /// The start and the id of the range.
     number: u64,
+    /// The binary logarithm of the length of the range, or [`UNTIL_NEXT`] if the next range begins at its end.
     reaches: u8,
 }
 
@@ -108,8 +110,8 @@ impl Begin {
 
 /// Returns `numbers` with the lengths of their ranges.
 ///
-/// A number that only marks the end of the range before it (its id is 0) is removed if the length of that range is a
-/// power of two, as that of a prefix is; the length is stored instead.
+/// A number whose id is 0 only marks the end of the range before it. It is removed if that range has a power of two as
+/// its length, as each prefix has; the length is stored instead.
 fn with_reach(numbers: &[u64]) -> Vec<Begin> {
     let is_unmatched = |number: u64| number & ((1 << ID_BITS) - 1) == 0;
     let mut begins = Vec::with_capacity(numbers.len());
@@ -165,8 +167,8 @@ impl ChunksV6 {
 
     /// Ends the host level, if there is one, and adds its chunk to the pool.
     ///
-    /// `after` is the match id behind its network, unless `next`, the network where the next range begins, follows
-    /// directly.
+    /// `after` is the match id of the network that follows the level's network. It has no effect if `next`, the network
+    /// in which the next range begins, is that network.
     fn end_host_level(&mut self, next: Option<u64>, after: MatchId) {
         let Some(level) = self.host_level.take() else {
             return;
@@ -210,7 +212,7 @@ impl ChunksV6 {
     }
 
     /// Adds `numbers` to the pool, as a block or as a node with blocks below it, and returns the reference to them.
-    /// `numbers` are those of a chunk, or a part of them with the number before the part.
+    /// `numbers` are all ranges of a chunk, or some of them and the range before those.
     fn chunk(&mut self, numbers: &[Begin]) -> u32 {
         if numbers.len() <= BLOCK_ENTRIES {
             return self.block(numbers);

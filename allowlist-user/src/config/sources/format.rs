@@ -31,7 +31,9 @@ const KEYS: [(&str, &[&str]); 14] = [
 /// The maximum value of the key `skip`.
 const MOST_SKIPPED: u64 = 1000;
 
-/// Reads the keys of a source's format. Returns `None` if `format` is missing, or unknown, which is reported.
+/// Reads the keys of a source's format. Without `format`, a file has the text format, and other sources have none.
+///
+/// Returns `None` for a source without a format, and after a reported mistake that leaves no usable format.
 pub(super) fn read_format(table: &Table, problems: &mut Problems) -> Option<Format> {
     let Some(node) = table.get("format") else {
         return read_text_keys(table, problems);
@@ -81,9 +83,10 @@ fn read_text_keys(table: &Table, problems: &mut Problems) -> Option<Format> {
         if let Some(other) = table.get(key)
             && (!formats.contains(&"text") || table.get("file").is_none())
         {
+            let formats: Vec<_> = formats.iter().map(|name| format!("{name:?}")).collect();
             other.wrong(
                 problems,
-                "requires a `format` that supports it; add `format`",
+                format!("requires `format`; add format = {}", formats.join(" or ")),
             );
         }
     }

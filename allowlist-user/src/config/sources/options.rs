@@ -197,7 +197,7 @@ fn read_gate(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     {
         node.wrong(
             problems,
-            format!("rejects every list: `min` is {min} and `max` is {max}"),
+            format!("rejects every list, since `min` is {min} and `max` is {max}; raise `max`, or lower `min`"),
         );
     }
     let cover = |text: &str| feed::parse_prefix(text).map_err(|error| error.to_string());
@@ -304,8 +304,7 @@ fn read_max_size(table: &Table, max_bytes: &mut u64, problems: &mut Problems) {
         *max_bytes = bytes;
         return;
     }
-    let message =
-        "is not a size up to \"64MiB\"; write bytes, or a text such as \"512KiB\" or \"4MiB\"";
+    let message = "is not a size up to \"64MiB\"; write a number of bytes, or a text such as \"512KiB\" or \"4MiB\"";
     node.wrong(problems, message);
 }
 

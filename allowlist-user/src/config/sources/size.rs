@@ -12,12 +12,14 @@ const WINDOW_RANGE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24 * 365);
 /// The range of `max_growth`: a larger factor would not limit growth.
 const GROWTH_RANGE: RangeInclusive<f64> = 0.0..=1e6;
-/// The precision of fractions of an address family, which are rounded to multiples of 2^-`PARTS`.
+/// The precision of a fraction of an address family, in bits: fractions are rounded to multiples of 2^-40.
 const PARTS: u32 = 40;
 /// The address families, each with the length of its addresses in bits.
 const BITS: [(&str, u8); 2] = [("v4", 32), ("v6", 128)];
 
-/// Reads `max_addresses`, `max_growth` and `growth_window`, after `min_prefix_len`.
+/// Reads `max_addresses`, `max_growth` and `growth_window`.
+///
+/// Without `max_addresses`, also reads `min_prefix_len`, since one prefix of the shortest allowed length must fit.
 pub(super) fn read_size(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     read_max_addresses(gate, table, problems);
     read_duration(
@@ -42,7 +44,7 @@ pub(super) fn read_size(gate: &mut Gate, table: &Table, problems: &mut Problems)
         }
         _ => node.wrong(
             problems,
-            "is not a growth factor; write a number from 0.0, such as 1.0 for a list that may double",
+            "is not a growth factor; write a number from 0.0 to 1000000.0, such as 1.0 for a list that may double",
         ),
     }
 }
@@ -51,10 +53,14 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     let node = table.get("max_addresses");
     let is_for_all = |node: &Node| node.fraction().is_some();
     // A table may set one family only.
-    let families = node
-        .as_ref()
-        .filter(|node| !is_for_all(node))
-        .and_then(|node| node.table(problems));
+    let families = node.as_ref().filter(|node| !is_for_all(node));
+    let families = families.and_then(|node| {
+        let table = node.table(&mut Problems::default());
+        if table.is_none() {
+            node.wrong(problems, not_a_limit(BOTH_PREFIXES));
+        }
+        table
+    });
     if let Some(families) = &families {
         families.only(&["v4", "v6"], problems);
     }
@@ -75,11 +81,12 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
         };
         if let Some(node) = stated {
             let Some(addresses) = addresses(&node, bits, all) else {
-                let message = format!(
-                    "is not a number of addresses; write a fraction of the family such as 0.01, a number from 1, or the size of a prefix, such as {family} = \"/{}\"",
-                    bits / 4
-                );
-                node.wrong(problems, message);
+                let prefix = format!("\"/{}\"", bits / 4);
+                let example = match &families {
+                    Some(_) => &*prefix,
+                    None => BOTH_PREFIXES,
+                };
+                node.wrong(problems, not_a_limit(example));
                 return;
             };
             *max = addresses;
@@ -96,8 +103,19 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     }
 }
 
-/// Reads a number of addresses: a fraction of the family, a number, or the number of addresses of a prefix length.
-/// `bits` is the family's address length, `all` its number of addresses.
+/// The example of a `max_addresses` for both families by sizes of prefixes.
+const BOTH_PREFIXES: &str = "{ v4 = \"/8\", v6 = \"/32\" }";
+
+/// Returns the message for an invalid `max_addresses`; `example` is a valid value by the size of a prefix.
+fn not_a_limit(example: &str) -> String {
+    format!(
+        "is not a limit of addresses; write a fraction of the family's addresses, above 0.0 and up to 1.0, such as 0.01, or an integer from 1, or the size of a prefix, such as {example}"
+    )
+}
+
+/// Reads a limit of addresses: a fraction of the family, an integer, or the length of a prefix with that many
+/// addresses. `bits` is the family's address length, `all` its number of addresses. Returns `None` without a report if
+/// the value is invalid.
 fn addresses(node: &Node, bits: u8, all: u128) -> Option<u128> {
     if let Some(text) = node.string() {
         let length = text.strip_prefix('/')?.parse::<u8>().ok()?;

@@ -137,7 +137,7 @@ fn without_names() {
         prefix        reaches  listed by  grace period
         192.0.2.0/24                      -
 
-        the names of services and sources are unknown: the generation in the kernel has none
+        the services and sources are unknown: the kernel has no readable names for the active generation
     "#]].assert_eq(&explanation(ALLOWED, None).text());
 }
 

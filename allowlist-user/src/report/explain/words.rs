@@ -212,7 +212,7 @@ impl Explanation {
         let mut text = format!("\n{prefixes}\n");
         if !self.has_meta {
             return text
-                + "\nthe names of services and sources are unknown: the generation in the kernel has none\n";
+                + "\nthe services and sources are unknown: the kernel has no readable names for the active generation\n";
         }
         let mut sources = table(
             &["source", "state", "age", "last hit", "regions", "from"],

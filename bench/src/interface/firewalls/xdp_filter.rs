@@ -18,7 +18,7 @@ pub(super) const MOST: usize = 10_000;
 
 /// The pin of xdp-filter's address table. All testbeds share the mount namespace, so only one can use it at a time.
 const TABLE: &str = "/sys/fs/bpf/xdp-filter/filter_ipv4";
-/// Allows an address as a source (`MAP_FLAG_SRC` of xdp-filter).
+/// The value of a table entry that allows the address as a source (`MAP_FLAG_SRC` of xdp-filter).
 const SOURCE: u64 = 1;
 
 pub(super) fn make(name: &'static str, list: &List) -> Result<Subject> {
@@ -26,7 +26,10 @@ pub(super) fn make(name: &'static str, list: &List) -> Result<Subject> {
     let load = "load eth0 --policy deny --features ipv4 --mode native";
     run(&testbed, NAME, &load.split(' ').collect::<Vec<_>>())?;
     // The xdp-filter command adds only one address per process.
-    let map = Map::from_map_data(MapData::from_pin(Path::new(TABLE)).context(TABLE)?)?;
+    let map = Map::from_map_data(
+        MapData::from_pin(Path::new(TABLE))
+            .with_context(|| format!("cannot open the pinned table {TABLE} of xdp-filter"))?,
+    )?;
     let mut table: PerCpuHashMap<MapData, [u8; 4], u64> = map.try_into()?;
     let cpus = nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
     for prefix in &list.prefixes {

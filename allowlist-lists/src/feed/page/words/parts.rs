@@ -1,4 +1,4 @@
-//! A line to words, and a word to the address in it and its labels.
+//! Splits a line into words, and a word into the address in it and its labels.
 //!
 //! Invariant: only separators, brackets, quotes, labels with a colon and punctuation behind the word are
 //! split off, so that no two texts become one, and no part of an address is lost.

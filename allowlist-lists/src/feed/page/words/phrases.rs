@@ -1,4 +1,4 @@
-//! Several words that mean one thing: a range, an address and its length, a version number.
+//! Several words that together are one range, one prefix (an address and its length) or one version number.
 //!
 //! Invariant: the two ends of a range are never read as two addresses, nor an address without the length
 //! that stands beside it. Where words could mean a range or a change, they are unclear. English only.

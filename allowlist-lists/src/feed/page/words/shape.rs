@@ -1,7 +1,8 @@
 //! The classification of a word: an address, a text with an address glued to it, or prose.
 //!
 //! Invariant: a word in which there is a dotted quad or an IPv6 address is prose only if it is a URL, a
-//! host name, a version or a path. Everything else is refused, for any character beside the address.
+//! host name, a version or a path. Any other such word is treated as an address, which the parser then refuses because
+//! of the characters beside it.
 
 use std::ops::Range;
 

@@ -4,12 +4,13 @@ use allowlist_policy::{Column, Condition, Item};
 
 use super::super::super::document::{Node, Problems, Table};
 
-/// The number of columns that a key can select; column numbers start at 0 and are below it.
+/// The upper limit of column numbers: a number is from 0 to this limit, exclusive.
 const MOST_COLUMNS: u64 = 1000;
 const WHAT: &str = "write its number, from 0, or its name in the header line";
 
-/// Reads the keys that define how an item yields prefixes, of which a table may have one. `keys` is whether the format
-/// accepts the key `keys`.
+/// Reads the key that defines how an item yields prefixes: `range`, `prefix`, `separator` or `keys`.
+///
+/// A table may have one of them. `keys` is the value of the key `keys`, and `false` if the format has no such key.
 pub(super) fn read_item(table: &Table, keys: bool, problems: &mut Problems) -> Item {
     let mut items = Vec::new();
     if let Some(node) = table.get("range") {
@@ -36,7 +37,7 @@ pub(super) fn read_item(table: &Table, keys: bool, problems: &mut Problems) -> I
     for (node, _) in items.iter().skip(1) {
         node.wrong(
             problems,
-            "conflicts with another key that reads items; remove one",
+            "conflicts with another of `range`, `prefix`, `separator` and `keys`; keep one of them",
         );
     }
     items
@@ -79,7 +80,11 @@ pub(super) fn read_columns(node: &Node, problems: &mut Problems) -> Vec<Column> 
 pub(super) fn read_column(node: &Node, problems: &mut Problems) -> Option<Column> {
     let found = column(node);
     if found.is_none() {
-        node.wrong(problems, format!("is not a column; {WHAT}"));
+        let most = MOST_COLUMNS - 1;
+        node.wrong(
+            problems,
+            format!("is not a field; write the name of a column or attribute, or the number of a CSV column from 0 to {most}"),
+        );
     }
     found
 }
