@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::Ipv6Addr;
 use std::os::unix::fs::PermissionsExt as _;
 
-use allowlist_tests::lab::{FrameSender, frame};
+use allowlist_tests::lab::{FrameSender, eventually, frame};
 use allowlist_tests::{require_root, skip};
 use anyhow::ensure;
 use nix::sys::signal::Signal;
@@ -137,6 +137,13 @@ fn answers_of_dhcpv6_servers_arrive() -> anyhow::Result<()> {
             "nodad",
         ]);
         ensure!(add.status()?.success(), "cannot add the link-local address");
+        // The kernel adds the route to the address later, and drops packets until then.
+        eventually(|| {
+            let mut show = testbed.host.command("ip")?;
+            show.args(["-6", "route", "show", "table", "local"]);
+            let routes = String::from_utf8(show.output()?.stdout)?;
+            Ok(routes.contains(&format!("{on_link} dev eth0")))
+        })?;
         let sender = FrameSender::new(&testbed.peer, "eth0")?;
         let client = testbed
             .host
