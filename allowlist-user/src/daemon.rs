@@ -223,7 +223,10 @@ pub struct Daemon {
     started: Timestamp,
     /// The time since which packets have been filtered without interruption; `None` before the first activation.
     since: Option<Timestamp>,
+    /// The warnings about the configuration.
     warnings: Vec<String>,
+    /// The warning that the configured `control_group` has no access to the control socket; `None` if it has.
+    access_warning: Option<String>,
 }
 
 impl Daemon {
@@ -378,7 +381,7 @@ impl Daemon {
     }
 
     /// Returns the warnings about the present state: one if a command has set another mode than the configuration's,
-    /// and those about the configuration.
+    /// one if `control_group` is not applied, and those about the configuration.
     fn state_warnings(&self) -> Vec<String> {
         let (mode, configured) = (self.state.mode(), self.state.config().mode);
         let by_command = (mode != configured).then(|| {
@@ -390,7 +393,12 @@ impl Daemon {
             )
         });
         let warnings = self.warnings.iter().cloned();
-        by_command.into_iter().chain(warnings).collect()
+        let access = self.access_warning.clone();
+        by_command
+            .into_iter()
+            .chain(access)
+            .chain(warnings)
+            .collect()
     }
 
     /// Prints the line that ends the start, and notifies the service manager. A closed standard output is ignored.

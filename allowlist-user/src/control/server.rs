@@ -65,6 +65,8 @@ pub struct Control {
     live: watch::Sender<DaemonStatus>,
     rejected: watch::Sender<Arc<RejectedLists>>,
     group: watch::Sender<Option<Gid>>,
+    /// The name of `group`.
+    admitted: Option<String>,
     requests: mpsc::Receiver<QueuedRequest>,
     server: JoinHandle<()>,
 }
@@ -86,7 +88,7 @@ impl Control {
         let (live, watching) = watch::channel(DaemonStatus::default());
         let (rejected, waiting) = watch::channel(Arc::default());
         let (request, requests) = mpsc::channel(WAITING);
-        let (admitted, allowed) = watch::channel(None);
+        let (sender, allowed) = watch::channel(None);
         let shared = Shared {
             request,
             live: watching,
@@ -98,7 +100,8 @@ impl Control {
             path: path.to_owned(),
             live,
             rejected,
-            group: admitted,
+            group: sender,
+            admitted: None,
             requests,
             server: tokio::spawn(accept(listener, allowed, router(shared))),
         };
@@ -111,7 +114,13 @@ impl Control {
         let group = group(name)?;
         socket::permit(&self.path, group)?;
         self.group.send_replace(group);
+        self.admitted = name.map(str::to_owned);
         Ok(())
+    }
+
+    /// Returns the name of the group whose members have access; `None` for root alone.
+    pub fn admitted(&self) -> Option<&str> {
+        self.admitted.as_deref()
     }
 
     /// Returns an error if the group does not exist on this host.

@@ -89,8 +89,12 @@ impl Daemon {
                 self.reloading = Some(reloading);
             }
             Ok(None) => {
+                let mut notes = vec!["the configuration is unchanged".to_owned()];
+                if self.admit_group() {
+                    notes.push("control_group has access to the control socket now".to_owned());
+                }
                 let done = ApplyOutcome {
-                    notes: vec!["the configuration is unchanged".to_owned()],
+                    notes,
                     warnings: self.state_warnings(),
                     ..self.outcome()
                 };
@@ -467,11 +471,7 @@ impl Daemon {
     /// schedule. `fetched` are the sources whose lists differ from those on disk.
     fn finish_next(&mut self, before: &EffectiveState, fetched: &[Source]) {
         let config = Arc::clone(self.state.config());
-        if config.control_group != before.config().control_group
-            && let Err(error) = self.control.admit(config.control_group.as_deref())
-        {
-            warn!("{error:#}; access to the control socket is unchanged");
-        }
+        self.admit_group();
         if config.hook != before.config().hook {
             self.hook_queue = HookQueue::start(config.hook.clone());
         }
@@ -490,5 +490,34 @@ impl Daemon {
         self.is_meta_outdated = true;
         self.schedule.schedule_all(&self.state, false);
         self.answer_refreshed();
+    }
+
+    /// Gives the configured `control_group` access to the control socket, if it does not have it yet. Returns whether it
+    /// has access from now on. A failure is logged, and stays a warning of the state until a later attempt succeeds.
+    fn admit_group(&mut self) -> bool {
+        let group = self.state.config().control_group.as_deref();
+        if self.control.admitted() == group {
+            self.access_warning = None;
+            return false;
+        }
+        let failed = self.control.admit(group).err().map(|error| {
+            let newest = self.store.journal.known().newest();
+            // A reload would end the rollback.
+            let is_suppressed =
+                newest.is_some_and(|policy| policy.change.suppressed_config_crc.is_some());
+            let retry = if is_suppressed {
+                "restart the daemon"
+            } else {
+                "run `allowlist reload`"
+            };
+            format!(
+                "control_group is not applied to the control socket: {error:#}; correct the cause, then {retry}"
+            )
+        });
+        if let Some(warning) = &failed {
+            warn!("{warning}");
+        }
+        self.access_warning = failed;
+        self.access_warning.is_none()
     }
 }

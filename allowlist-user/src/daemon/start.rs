@@ -102,6 +102,7 @@ impl Daemon {
             started: Timestamp::now(),
             since: meta.since,
             warnings: Vec::new(),
+            access_warning: None,
             options,
         };
         daemon.begin_with_lists(first).await?;

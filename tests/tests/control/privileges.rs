@@ -1,7 +1,7 @@
 //! Access: ordinary users have none; members of the control group can use the socket.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use nix::unistd::Group;
 
@@ -194,5 +194,67 @@ fn members_cannot_restore_a_revoked_group() -> anyhow::Result<()> {
     assert_eq!(back("2")?.code, Some(0));
     host.done(&["rollback", "1"]);
     assert_eq!(host.unprivileged(before, &["status"])?.code, Some(0));
+    Ok(())
+}
+
+/// A group that cannot be given access leaves the access of the former group as it is, until a later reload succeeds.
+#[test]
+fn a_group_that_fails_changes_no_access() -> anyhow::Result<()> {
+    require_root!();
+    let groups = ["adm", "daemon"].map(|name| Group::from_name(name).ok().flatten());
+    let [Some(before), Some(next)] = groups else {
+        anyhow::bail!("no such group");
+    };
+    let with = |group: &str| format!("control_group = '{group}'\n{CONFIG}");
+    let host = Host::by(&with("adm"))?;
+    make_accessible(&host)?;
+    let socket = host.testbed.scratch.file("socket");
+    let folder = socket.parent().context("a folder")?;
+    // Open to the former group alone, and not empty.
+    nix::unistd::chown(folder, None, Some(before.gid))?;
+    fs::set_permissions(folder, Permissions::from_mode(0o710))?;
+    let member = |group: &Group| host.unprivileged(group.gid.as_raw(), &["status"]);
+    assert_eq!(member(&before)?.code, Some(0));
+    for _ in 0..2 {
+        // Only the first reload changes the configuration.
+        host.write(&with("daemon"))?;
+        let done: Value = serde_json::from_str(&host.done(&["reload", "--json"]))?;
+        let warnings = done["warnings"].to_string();
+        assert!(warnings.contains("`allowlist reload`"), "{done}");
+        assert_eq!(member(&before)?.code, Some(0));
+        assert_eq!(member(&next)?.code, Some(1));
+    }
+    let status = host.testbed.json("status")?;
+    let warnings = status["daemon"]["warnings"].to_string();
+    assert!(warnings.contains("control_group"), "{status}");
+    fs::set_permissions(folder, Permissions::from_mode(0o711))?;
+    let done: Value = serde_json::from_str(&host.done(&["reload", "--json"]))?;
+    assert_eq!(done.get("warnings"), None, "{done}");
+    assert_eq!(member(&before)?.code, Some(1));
+    assert_eq!(member(&next)?.code, Some(0));
+    Ok(())
+}
+
+/// A daemon without CAP_CHOWN cannot give the socket to a group of which it is no member.
+#[test]
+fn a_daemon_without_cap_chown_keeps_the_former_group() -> anyhow::Result<()> {
+    require_root!();
+    let with = |group: &str| format!("control_group = '{group}'\n{CONFIG}");
+    let host = Host::down(&with("root"))?;
+    let run = host.testbed.command(&["run", "--config", &host.config])?;
+    let mut command = host.testbed.host.command("setpriv")?;
+    command.args(["--clear-groups", "--bounding-set", "-chown", "--"]);
+    command.arg(run.get_program()).args(run.get_args());
+    let daemon = Program::start(command)?;
+    daemon.wait_for_line("ready", SOON)?;
+    let access = || {
+        let found = fs::metadata(host.testbed.scratch.file("socket"))?;
+        anyhow::Ok((found.gid(), found.mode() & 0o7777))
+    };
+    assert_eq!(access()?, (0, 0o660));
+    host.write(&with("daemon"))?;
+    host.done(&["reload"]);
+    assert!(daemon.stderr().contains("CAP_CHOWN"), "{}", daemon.stderr());
+    assert_eq!(access()?, (0, 0o660));
     Ok(())
 }
