@@ -471,4 +471,13 @@ mod tests {
             assert_eq!(request.read(name), Ok((operation, options.clone())));
         }
     }
+
+    #[test]
+    fn every_listed_request_is_served() {
+        for name in REQUESTS {
+            if let Err(error) = read(name, "{}") {
+                assert_eq!(error.code, ErrorCode::InvalidRequest, "{name}: {error}");
+            }
+        }
+    }
 }

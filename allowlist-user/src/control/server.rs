@@ -50,9 +50,25 @@ use crate::report::{
 
 /// The maximum number of requests in the daemon's queue; further requests are answered with `busy`.
 const WAITING: usize = 64;
-/// The names of the reports, which `Shared::report` makes.
-const REPORTS: [&str; 8] = [
-    "added", "explain", "list", "live", "log", "policies", "sources", "status",
+/// The reports with their names, which are also the names of their paths.
+const REPORTS: [(&str, ReadReport); 9] = [
+    ("added", |shared, _| {
+        boxed(Added::read(&shared.paths.state_dir)?)
+    }),
+    ("explain", Shared::explain),
+    ("list", Shared::list),
+    ("live", |shared, _| boxed(shared.live.borrow().clone())),
+    ("log", |shared, about| {
+        boxed(AuditLog::read(&shared.paths.state_dir, about.count)?)
+    }),
+    ("policies", |shared, _| {
+        boxed(PolicyList::read(&shared.paths.state_dir)?)
+    }),
+    ("rejected", |shared, _| {
+        boxed(RejectedLists::clone(&shared.rejected.borrow()))
+    }),
+    ("sources", |shared, _| boxed(Sources(shared.status()?))),
+    ("status", |shared, _| boxed(shared.status()?)),
 ];
 /// The time limit for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -96,7 +112,7 @@ impl Control {
             paths: Arc::new(paths.clone()),
             bodies: Arc::new(Bodies::default()),
         };
-        let control = Self {
+        let mut control = Self {
             path: path.to_owned(),
             live,
             rejected,
@@ -110,7 +126,10 @@ impl Control {
     }
 
     /// Sets the group whose members have access besides root; `None` for root alone.
-    pub fn admit(&self, name: Option<&str>) -> Result<()> {
+    ///
+    /// # Errors
+    /// The group with access is unchanged.
+    pub fn admit(&mut self, name: Option<&str>) -> Result<()> {
         let group = group(name)?;
         socket::permit(&self.path, group)?;
         self.group.send_replace(group);
@@ -257,16 +276,11 @@ fn router(shared: Shared) -> Router {
 
 /// Answers with the list of all paths of the API.
 async fn index() -> Response {
-    let paths = |names: &[&str]| -> Vec<String> {
-        names
-            .iter()
-            .map(|name| format!("{VERSION}/{name}"))
-            .collect()
-    };
+    let path = |name: &str| format!("{VERSION}/{name}");
     Json(serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "get": paths(&REPORTS),
-        "post": paths(&REQUESTS),
+        "get": REPORTS.map(|(name, _)| path(name)),
+        "post": REQUESTS.map(path),
     }))
     .into_response()
 }
@@ -371,47 +385,45 @@ async fn report(
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
+/// A function that reads a report.
+type ReadReport = fn(&Shared, &About) -> ReportResult;
+type ReportResult = Result<Box<dyn Report>, ApiError>;
+
+fn boxed(report: impl Report + 'static) -> ReportResult {
+    Ok(Box::new(report))
+}
+
 impl Shared {
-    fn report(&self, name: &str, about: &About) -> Result<Box<dyn Report>, ApiError> {
-        let Paths {
-            pin_dir, state_dir, ..
-        } = &*self.paths;
-        Ok(match name {
-            "status" => {
-                let mut status = Status::read(pin_dir, state_dir)?;
-                status.daemon = Some(self.live.borrow().clone());
-                Box::new(status)
-            }
-            "live" => Box::new(self.live.borrow().clone()),
-            "sources" => {
-                let mut status = Status::read(pin_dir, state_dir)?;
-                status.daemon = Some(self.live.borrow().clone());
-                Box::new(Sources(status))
-            }
-            "list" => {
-                let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
-                let only = about.only.as_deref().map(str::parse).transpose();
-                let only: Option<Only> = only.map_err(invalid)?;
-                let list = List::read(pin_dir)?;
-                Box::new(list.narrow(only.as_ref(), about.service.as_deref())?)
-            }
-            "explain" => {
-                let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
-                let typed = about.address.as_deref().unwrap_or_default();
-                let typed: Typed = typed.parse().map_err(invalid)?;
-                let question = Question {
-                    address: typed.address,
-                    target: about.port,
-                    interface: about.iface.clone().or(typed.zone),
-                };
-                Box::new(Explanation::read(pin_dir, question)?)
-            }
-            "added" => Box::new(Added::read(state_dir)?),
-            "rejected" => Box::new(RejectedLists::clone(&self.rejected.borrow())),
-            "log" => Box::new(AuditLog::read(state_dir, about.count)?),
-            "policies" => Box::new(PolicyList::read(state_dir)?),
-            _ => return Err(unknown(&format!("report {name:?}"))),
-        })
+    fn report(&self, name: &str, about: &About) -> ReportResult {
+        let found = REPORTS.iter().find(|(known, _)| *known == name);
+        let (_, read) = found.ok_or_else(|| unknown(&format!("report {name:?}")))?;
+        read(self, about)
+    }
+
+    fn status(&self) -> Result<Status, ApiError> {
+        let mut status = Status::read(&self.paths.pin_dir, &self.paths.state_dir)?;
+        status.daemon = Some(self.live.borrow().clone());
+        Ok(status)
+    }
+
+    fn list(&self, about: &About) -> ReportResult {
+        let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
+        let only = about.only.as_deref().map(str::parse).transpose();
+        let only: Option<Only> = only.map_err(invalid)?;
+        let list = List::read(&self.paths.pin_dir)?;
+        boxed(list.narrow(only.as_ref(), about.service.as_deref())?)
+    }
+
+    fn explain(&self, about: &About) -> ReportResult {
+        let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
+        let typed = about.address.as_deref().unwrap_or_default();
+        let typed: Typed = typed.parse().map_err(invalid)?;
+        let question = Question {
+            address: typed.address,
+            target: about.port,
+            interface: about.iface.clone().or(typed.zone),
+        };
+        boxed(Explanation::read(&self.paths.pin_dir, question)?)
     }
 }
 

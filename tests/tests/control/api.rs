@@ -1,5 +1,6 @@
 //! The API for any HTTP client: paths, methods, errors, and the shape of the documents.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
@@ -253,6 +254,44 @@ fn requests_may_have_bodies() -> anyhow::Result<()> {
             status,
             "{method} {path}"
         );
+    }
+    Ok(())
+}
+
+/// `GET /` lists the paths that docs/api.md describes, and the server serves each of them.
+#[test]
+fn the_index_lists_every_path() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let index = ask(&host, "GET", "/", "", "")?.json();
+    let document = include_str!("../../../docs/api.md");
+    let (_, document) = document.split_once("## Reports: GET").context("reports")?;
+    let (reports, requests) = document
+        .split_once("## Changes: POST")
+        .context("requests")?;
+    for (method, part) in [("get", reports), ("post", requests)] {
+        let documented: BTreeSet<&str> = part
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split(['`', '?']).next())
+            .filter(|path| path.starts_with("/v1/"))
+            .collect();
+        let listed: BTreeSet<&str> = index[method]
+            .as_array()
+            .context("paths")?
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        assert_eq!(listed, documented, "{method}");
+    }
+    for path in index["get"].as_array().context("paths")? {
+        let path = path.as_str().context("a path")?;
+        let query = if path.ends_with("/explain") {
+            "?address=192.0.2.1"
+        } else {
+            ""
+        };
+        let answer = ask(&host, "GET", &format!("{path}{query}"), "", "")?;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     }
     Ok(())
 }

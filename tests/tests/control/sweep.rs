@@ -14,8 +14,8 @@ use super::*;
 
 /// A part of every secret below, in several encodings.
 const TRACES: [&str; 4] = ["hush", "aHVza", "68757368", "%68%75"];
-/// All reports of the API.
-const REPORTS: [&str; 9] = [
+/// All reports of the API, and one that does not exist.
+const REPORTS: [&str; 10] = [
     "status",
     "live",
     "sources",
@@ -23,6 +23,7 @@ const REPORTS: [&str; 9] = [
     "added",
     "log",
     "policies",
+    "rejected",
     "explain?address=203.0.113.9",
     "nothing",
 ];
