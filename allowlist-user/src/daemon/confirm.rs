@@ -29,7 +29,7 @@ pub(super) struct Pending {
     /// The name of the user who made the change, or of the daemon.
     pub(super) by: String,
     /// The number of the policy that a rollback restores; `None` if nothing was filtered before.
-    revert_to: Option<u64>,
+    pub(super) revert_to: Option<u64>,
 }
 
 impl Pending {
@@ -54,6 +54,20 @@ impl Pending {
             by: newest.change.by.clone(),
             revert_to: unconfirmed.revert_to,
         })
+    }
+
+    /// Returns the refusal of another change. `then` is the end of its remedy: what to do after this change.
+    pub(super) fn refusal(&self, then: &str) -> ApiError {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        ApiError::new(
+            ErrorCode::ChangePending,
+            format!(
+                "a change is pending ({} by {}) and is rolled back in {} s; run `allowlist confirm` or `allowlist rollback` first{then}",
+                self.what,
+                self.by,
+                left.as_secs()
+            ),
+        )
     }
 }
 

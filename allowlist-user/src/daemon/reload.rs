@@ -241,30 +241,30 @@ impl Daemon {
         }
     }
 
-    /// Rolls back to policy number `to`; `None` stands for the policy before the newest. A pending change is rolled
-    /// back instead. Returns the operation for the audit log, and the result.
+    /// Rolls back to policy number `to`; `None` stands for the policy before the newest. While a change is pending, only
+    /// the policy before it can be restored. Returns the operation for the audit log, and the result.
     pub(super) async fn roll_back(
         &mut self,
         to: Option<u64>,
         options: &ApplyOptions,
         actor: &Actor,
     ) -> (Operation, Result<ApplyOutcome, ApiError>) {
+        if let Some(pending) = &self.pending {
+            let before = pending.revert_to;
+            let operation = Operation::Rollback { to: to.or(before) };
+            let done = match to {
+                Some(number) if to != before => {
+                    Err(pending.refusal(&format!(", then `allowlist rollback {number}`")))
+                }
+                _ => self.roll_back_pending().await,
+            };
+            return (operation, done);
+        }
         let known = self.store.journal.known();
         let newest = self.store.policy_number().unwrap_or_default();
         let before = known.policies().rev().nth(1).map(|policy| policy.number);
         let operation = Operation::Rollback { to: to.or(before) };
         let number = to.or(before).unwrap_or_default();
-        if self.pending.is_some() {
-            // End the pending change before its deadline.
-            let before = self.state.clone();
-            let done = self.roll_back_unconfirmed().await;
-            let done = done.map_err(ApiError::from).map(|()| ApplyOutcome {
-                changes: self.changes_since(&before),
-                notes: vec!["the pending change is rolled back".to_owned()],
-                ..self.outcome()
-            });
-            return (operation, done);
-        }
         let Some(policy) = known.get(number).filter(|policy| policy.number != newest) else {
             let numbers: Vec<_> = known
                 .policies()
@@ -305,6 +305,17 @@ impl Daemon {
             Err(problem) => Err(problem),
         };
         (operation, done)
+    }
+
+    /// Rolls the pending change back before its deadline.
+    async fn roll_back_pending(&mut self) -> Result<ApplyOutcome, ApiError> {
+        let before = self.state.clone();
+        self.roll_back_unconfirmed().await?;
+        Ok(ApplyOutcome {
+            changes: self.changes_since(&before),
+            notes: vec!["the pending change is rolled back".to_owned()],
+            ..self.outcome()
+        })
     }
 
     /// Returns the checksum of the text in the configuration file, so that the file is suppressed after a rollback to

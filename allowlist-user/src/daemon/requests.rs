@@ -8,7 +8,6 @@ use allowlist_policy::hints;
 use allowlist_policy::{Feed, Mode};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::commit::{Committed, Transaction};
 use super::refreshing::Refresh;
@@ -196,16 +195,7 @@ impl Daemon {
             ));
         }
         if let Some(pending) = &self.pending {
-            let left = pending.deadline.saturating_duration_since(Instant::now());
-            return refuse(
-                ErrorCode::ChangePending,
-                format!(
-                    "a change is pending ({} by {}) and is rolled back in {} s; run `allowlist confirm` or `allowlist rollback` first",
-                    pending.what,
-                    pending.by,
-                    left.as_secs()
-                ),
-            );
+            return Err(pending.refusal(""));
         }
         Ok(())
     }

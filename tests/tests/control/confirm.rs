@@ -248,3 +248,37 @@ fn a_rollback_ends_the_pending_change() -> anyhow::Result<()> {
     host.done(&["add", STRANGERS[0], "--service", "web"]);
     Ok(())
 }
+
+/// While a change is pending, a rollback to another policy than the one before it is refused.
+#[test]
+fn a_rollback_by_number_restores_that_policy_or_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    let add = |prefix: &str, within: &[&str]| {
+        host.done(&[&["add", prefix, "--service", "web"], within].concat())
+    };
+    add("192.0.2.77", &[]);
+    let before = host.active_state()?;
+    add(STRANGERS[0], WITHIN);
+    let mut snapshot = Snapshot::new();
+    for number in ["1", "3", "99"] {
+        let ended = host.refused(
+            &["rollback", number],
+            "change-pending",
+            &["`allowlist confirm`", &format!("rollback {number}`")],
+        );
+        snapshot.ended(
+            &format!("rollback {number}"),
+            &ended,
+            Some(&host.testbed.scratch),
+        );
+        assert!(host.passes(STRANGERS[0]), "the change is still pending");
+    }
+    snapshot.check(&expect_file!["snapshots/pending_rollback.txt"]);
+    host.done(&["rollback", "2"]);
+    assert!(!host.passes(STRANGERS[0]));
+    assert_eq!(host.active_state()?, before);
+    let document: Value = serde_json::from_str(&host.done(&["log", "--count", "1", "--json"]))?;
+    assert_eq!(document["entries"][0]["to"], 2, "{document}");
+    Ok(())
+}

@@ -78,9 +78,13 @@ impl Model {
         let active = self.active().clone();
         let (next, confirms) = match *operation {
             Operation::Confirm => return self.pending.take().is_some(),
-            Operation::Rollback(_) if self.is_pending() => {
-                self.roll_back();
-                return true;
+            Operation::Rollback(back) if self.is_pending() => {
+                // Only the policy before the pending change can be restored.
+                let is_before = back == 0;
+                if is_before {
+                    self.roll_back();
+                }
+                return is_before;
             }
             Operation::Edit(variant) => {
                 self.file = variant;
