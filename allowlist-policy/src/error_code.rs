@@ -124,7 +124,7 @@ pub enum ErrorCode {
     FileUnreadable,
     /// A token, header or certificate file cannot be used.
     InvalidCredentials,
-    /// The server of a source did not answer in time.
+    /// The server of a source, or the daemon, did not answer in time.
     Timeout,
     /// The server of a source cannot be reached.
     Unreachable,

@@ -85,11 +85,11 @@ impl<'p> Client<'p> {
             .body(Full::new(Bytes::from(body)))
             .context("cannot build the request")?;
         let deadline = Instant::now() + patience;
-        let connected = match timeout_at(deadline, UnixStream::connect(self.path)).await {
-            Ok(connected) => connected,
-            Err(_) => Err(ErrorKind::TimedOut.into()),
-        };
-        let stream = connected.map_err(|error| not_connected(self.path, &error))?;
+        let late = |_| no_answer(self.path, patience);
+        let connected = timeout_at(deadline, UnixStream::connect(self.path)).await;
+        let stream = connected
+            .map_err(late)?
+            .map_err(|error| not_connected(self.path, &error))?;
         let sent = async {
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -100,10 +100,7 @@ impl<'p> Client<'p> {
             connection.abort();
             anyhow::Ok((status, body))
         };
-        let answered = match timeout_at(deadline, sent).await {
-            Ok(answered) => answered,
-            Err(_) => Err(anyhow!("the daemon did not answer within {patience:?}")),
-        };
+        let answered = timeout_at(deadline, sent).await.map_err(late)?;
         answered.map_err(|error| no_daemon(self.path, &format!("{error:#}")))
     }
 }
@@ -132,4 +129,40 @@ fn no_daemon(path: &Path, error: &str) -> anyhow::Error {
     let path = path.display();
     let text = format!("no daemon answers on {path}: {error}; start one with `allowlist run`");
     ApiError::new(ErrorCode::NoDaemon, text).into()
+}
+
+/// Returns the error for a daemon that has not answered within `patience`.
+fn no_answer(path: &Path, patience: Duration) -> anyhow::Error {
+    let text = format!(
+        "the daemon on {} has not answered within {}; it may still carry out the request: read its log, and check `allowlist status` before you repeat the request",
+        path.display(),
+        humantime::format_duration(patience)
+    );
+    ApiError::new(ErrorCode::Timeout, text).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::error_code::code_of;
+
+    #[tokio::test]
+    async fn a_silent_daemon_is_not_a_missing_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let client = Client::new(&path);
+        let code = async || {
+            let request = hyper::Request::get("/v1/status");
+            let patience = Duration::from_millis(50);
+            let sent = client.send(request, Vec::new(), patience).await;
+            code_of(&sent.expect_err("there is no answer"))
+        };
+        assert_eq!(code().await, ErrorCode::NoDaemon);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        assert_eq!(code().await, ErrorCode::Timeout);
+        drop(listener);
+        assert_eq!(code().await, ErrorCode::NoDaemon);
+    }
 }
