@@ -161,6 +161,9 @@ impl Daemon {
             self.is_meta_outdated = true; // it may describe the next state
             return Err(error);
         }
+        if let Some(warning) = &warning {
+            warn!("{warning}");
+        }
         let before = std::mem::replace(&mut self.state, next);
         // A change in place stores the metadata only for new ids. Counts and times may follow later.
         if before.policy().services == self.state.policy().services {

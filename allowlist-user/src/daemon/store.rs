@@ -119,8 +119,8 @@ impl Store {
         Some(newest.number)
     }
 
-    /// Writes a change to the journal. With [`Durability::BestEffort`], a failure is returned as a warning, and the
-    /// change stays in memory. [`Journal::undo_last`] removes the change.
+    /// Writes a change to the journal. With [`Durability::BestEffort`], a failure is returned as a warning, to be logged
+    /// once the change is active, and the change stays in memory. [`Journal::undo_last`] removes the change.
     ///
     /// # Errors
     /// Fails if the change cannot be written and the durability is required; the change is not recorded then.
@@ -138,11 +138,9 @@ impl Store {
             }
             Err(error) => {
                 self.journal.keep_in_memory();
-                let warning = format!(
+                Ok(Some(format!(
                     "cannot write the change to the journal: {error}; the change takes effect anyway, and the write is retried; a restart before the write succeeds loses the change"
-                );
-                warn!("{warning}");
-                Ok(Some(warning))
+                )))
             }
         }
     }

@@ -2,8 +2,11 @@
 //! stored are refused.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use allowlist_dataplane::netlink::{Netlink, XdpPlace, index_of};
+use allowlist_tests::lab::{ForeignProgram, load_foreign};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::*;
@@ -251,5 +254,41 @@ fn the_mode_and_a_rollback_need_no_disk() -> anyhow::Result<()> {
     filter.stop(Signal::SIGKILL, SOON)?;
     let _filter = start(&testbed, &config)?;
     assert!(!gets_through(&testbed, "198.18.0.1")? && !gets_through(&testbed, STRANGERS[0])?);
+    Ok(())
+}
+
+/// The warning that a change is not on disk is logged once the change is active, and not if the kernel refuses it.
+#[test]
+fn a_refused_rollback_is_not_logged_as_effective() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, config) = prepared()?;
+    testbed.second_link()?;
+    let state = testbed.scratch.file("state");
+    let disk = Disk::mount(&state)?;
+    let both = CONFIG.replace("['eth0']", "['eth0', 'eth1']");
+    testbed.scratch.write("allowlist.toml", both)?;
+    let filter = start(&testbed, &config)?;
+    testbed.scratch.write("allowlist.toml", CONFIG)?;
+    done(&testbed, &["reload"]);
+    // Another program is on the interface to which the rollback attaches the filter.
+    let foreign = load_foreign(ForeignProgram::Xdp, 2)?;
+    testbed.host.run(|| {
+        let index = index_of("eth1").context("no such interface")?;
+        Ok::<_, anyhow::Error>(Netlink::open()?.attach_xdp(
+            index,
+            foreign.as_fd(),
+            XdpPlace::Driver,
+        )?)
+    })?;
+    disk.read_only(true)?;
+    let refused = testbed.run(&["rollback", "1"])?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("eth1"), "{refused:?}");
+    let warning = "the change takes effect anyway";
+    let output = filter.stderr();
+    assert!(!output.contains(warning), "{output}");
+    done(&testbed, &["mode", "observe"]);
+    let output = filter.stderr();
+    assert_eq!(output.matches(warning).count(), 1, "{output}");
     Ok(())
 }
