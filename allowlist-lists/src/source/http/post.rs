@@ -25,3 +25,33 @@ pub async fn post(http: &Http, body: Vec<u8>) -> Result<u16, FetchErrorCause> {
     let answer = sent.await.map_err(|error| classify(&error, http))?;
     Ok(answer.status().as_u16())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use allowlist_policy::Format;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_server_is_connected() {
+        // The kernel completes the connection, and nobody answers.
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = silent.local_addr().expect("an address");
+        let url = format!("http://{address}/").parse().expect("a URL");
+        let timeout = Duration::from_millis(100);
+        let http = Http {
+            timeout,
+            ..Http::new(vec![url], Format::Text)
+        };
+        let error = post(&http, Vec::new())
+            .await
+            .expect_err("there is no answer");
+        assert!(
+            matches!(error, FetchErrorCause::Timeout(limit) if limit == timeout),
+            "{error}"
+        );
+    }
+}

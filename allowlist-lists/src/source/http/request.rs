@@ -384,7 +384,11 @@ pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
         return refused.clone().into();
     }
     if error.is_timeout() {
-        return FetchErrorCause::NoConnection(connect_timeout(http));
+        return if error.is_connect() {
+            FetchErrorCause::NoConnection(connect_timeout(http))
+        } else {
+            FetchErrorCause::Timeout(http.timeout)
+        };
     }
     let problem = reasons(error);
     match chain(error).find_map(tls_error) {
