@@ -382,20 +382,39 @@ impl FeedError {
     /// Returns the line of the list, from 1, in which the error is; `None` if the line is not known.
     pub fn line(&self) -> Option<usize> {
         match self {
-            Self::NoHeader { line, .. }
+            Self::DuplicateKey { line, .. }
+            | Self::NotXml { line, .. }
+            | Self::ManyHeaders { line, .. }
+            | Self::NoHeader { line, .. }
             | Self::NoColumn { line, .. }
             | Self::OpenQuotes { line }
             | Self::Block { line, .. }
-            | Self::Line { line, .. }
-            | Self::NotAString {
-                place: Place::Line(line),
-                ..
-            }
-            | Self::Prefix {
-                place: Place::Line(line),
-                ..
-            } => Some(*line),
-            _ => None,
+            | Self::Line { line, .. } => Some(*line),
+            Self::NotAnObject { place, .. }
+            | Self::NoMember { place, .. }
+            | Self::ManyMembers { place, .. }
+            | Self::NotAText { place, .. }
+            | Self::NotAString { place, .. }
+            | Self::Prefix { place, .. }
+            | Self::Unclear { place, .. } => place.line(),
+            Self::Empty
+            | Self::WebPage { .. }
+            | Self::NotAPage { .. }
+            | Self::NotText { .. }
+            | Self::Truncated { .. }
+            | Self::NotJson { .. }
+            | Self::TooDeep
+            | Self::TooMany
+            | Self::TooMuchMemory
+            | Self::NothingSelected { .. }
+            | Self::Unmatched { .. }
+            | Self::OneDocument
+            | Self::NoMatch { .. }
+            | Self::NoLink { .. }
+            | Self::ManyLinks { .. }
+            | Self::NoPrefixes
+            | Self::AllLeftOut { .. }
+            | Self::TooManyPrefixes => None,
         }
     }
 }
@@ -416,6 +435,16 @@ pub enum Place {
     },
 }
 
+impl Place {
+    /// Returns the number of the line, from 1; `None` if the place is not given by its line.
+    const fn line(&self) -> Option<usize> {
+        match self {
+            Self::Line(number) => Some(*number),
+            Self::Path(_) | Self::Text { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -426,5 +455,58 @@ impl fmt::Display for Place {
                 write!(out, "below {:?}, in {text:?}", section.join(" > "))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each error whose text begins with a line returns that line, also without its text, as for private files.
+    #[test]
+    fn errors_know_their_line() {
+        let name = || "cidr".to_owned();
+        let place = || Place::Line(7);
+        for error in [
+            FeedError::DuplicateKey {
+                place: Place::Path("$".to_owned()),
+                line: 7,
+                key: name(),
+            },
+            FeedError::NotXml {
+                line: 7,
+                problem: String::new(),
+                start: String::new(),
+            },
+            FeedError::ManyHeaders {
+                line: 7,
+                column: name(),
+            },
+            FeedError::NotAnObject {
+                place: place(),
+                found: name(),
+            },
+            FeedError::NoMember {
+                place: place(),
+                name: name().into(),
+                found: name().into(),
+            },
+            FeedError::ManyMembers {
+                place: place(),
+                name: name(),
+            },
+            FeedError::NotAText {
+                place: place(),
+                found: name(),
+            },
+        ] {
+            assert!(error.to_string().contains("line 7"), "{error}");
+            assert_eq!(error.line(), Some(7), "{error}");
+        }
+        let error = FeedError::NotAText {
+            place: Place::Path("$.a".to_owned()),
+            found: name(),
+        };
+        assert_eq!(error.line(), None);
     }
 }
