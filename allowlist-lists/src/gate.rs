@@ -56,17 +56,17 @@ pub enum Rejection {
     },
     /// The list lost a larger part of its addresses than `max_shrink` allows.
     #[error(
-        "the list has lost {removed} prefixes, and with them {lost_percent} % of its {family} addresses; the limit is {max_percent} % {within}: raise `max_shrink` if such a loss is expected"
+        "the list has lost {removed} prefixes, and with them {lost} of its {family} addresses; the limit is {max} {within}: raise `max_shrink` if such a loss is expected"
     )]
     Shrunk {
         /// The number of prefixes that the list lost.
         removed: usize,
-        /// The part of the family's addresses that the list lost, in percent.
-        lost_percent: u128,
+        /// The part of the family's addresses that the list lost.
+        lost: Permille,
         /// The address family in which the list lost addresses.
         family: Family,
-        /// The configured `max_shrink`, in percent.
-        max_percent: u16,
+        /// The configured `max_shrink`.
+        max: Permille,
         /// The earlier list with which the new list is compared.
         within: Within,
     },
@@ -180,6 +180,19 @@ pub struct Before<'l> {
     pub fewest: PerFamily,
 }
 
+/// A part of a whole in thousandths. Displayed in percent, with the tenth unless it is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permille(pub u16);
+
+impl fmt::Display for Permille {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0 / 10, self.0 % 10) {
+            (percent, 0) => write!(out, "{percent} %"),
+            (percent, tenth) => write!(out, "{percent}.{tenth} %"),
+        }
+    }
+}
+
 /// The earlier list with which the gate compares a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Within {
@@ -290,11 +303,14 @@ fn check_shrink(
         let shift = if covered > u128::MAX >> 16 { 16 } else { 0 };
         let (covered, gone) = (covered >> shift, gone >> shift);
         if gone * 1000 > covered * u128::from(gate.max_shrink) {
+            // Rounded up, so that the message never states the limit itself as the loss; only a whole loss is 100 %.
+            let lost = (gone * 1000).div_ceil(covered);
+            let lost = if gone < covered { lost.min(999) } else { lost };
             return Err(Rejection::Shrunk {
                 removed,
-                lost_percent: gone * 100 / covered,
+                lost: Permille(lost as u16),
                 family,
-                max_percent: gate.max_shrink / 10,
+                max: Permille(gate.max_shrink),
                 within,
             });
         }

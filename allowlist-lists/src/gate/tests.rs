@@ -177,6 +177,12 @@ fn shrinking() {
         "passes",
     );
     table.check(|gate| gate.max_shrink = 1000, &ten, "9.9.9.9", "passes");
+    table.check(
+        |gate| gate.max_shrink = 5,
+        &addresses("8.8.8.0", 160),
+        &addresses("8.8.8.0", 159),
+        "Shrunk",
+    );
     // A small list may lose a few prefixes, however large a part they are.
     table.check(|_| {}, &addresses("8.8.8.0", 6), "8.8.8.0", "passes");
     table.check(|_| {}, &addresses("8.8.8.0", 7), "8.8.8.0", "Shrunk");
