@@ -85,6 +85,15 @@ from_library!(
     MapError => Map, ProgramError => Program, LinkError => Link, PinError => Pin, EbpfError => Object, TcError => Tc
 );
 
+impl From<rtnetlink::Error> for Error {
+    fn from(error: rtnetlink::Error) -> Self {
+        match error {
+            rtnetlink::Error::NetlinkError(answer) => Self::Io(answer.to_io()),
+            other => Self::message(other),
+        }
+    }
+}
+
 /// Displays a library's error followed by its causes, which the error's own text omits.
 struct Causes<'e>(&'e (dyn std::error::Error + 'static));
 

@@ -8,6 +8,7 @@ use allowlist_policy::error_code::bail_with;
 use allowlist_policy::hints;
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::link::{
     LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
@@ -17,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::XdpMode;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::netlink::index_of;
 
 /// Changes within this time after a reported change are reported together: a new interface changes several times.
@@ -48,7 +49,8 @@ pub async fn look_up(name: &str) -> Result<InterfaceInfo> {
 
 async fn info(netlink: &rtnetlink::Handle, name: &str) -> Result<InterfaceInfo> {
     let request = netlink.link().get().match_name(name.to_owned());
-    let Ok(Some(link)) = request.execute().try_next().await else {
+    let found = request.execute().try_next().await.map_err(Error::from);
+    let Some(link) = found_link(name, found)? else {
         let hint = hints::interface(name).map_or_else(String::new, |hint| format!("; {hint}"));
         bail_with!(
             UnknownInterface,
@@ -85,6 +87,18 @@ async fn info(netlink: &rtnetlink::Handle, name: &str) -> Result<InterfaceInfo> 
         }
     }
     Ok(info)
+}
+
+/// Returns the answer to a request for the interface `name`, or `None` if the kernel has no such interface.
+///
+/// # Errors
+/// Fails if the request failed for another reason.
+fn found_link(name: &str, answer: Result<Option<LinkMessage>>) -> Result<Option<LinkMessage>> {
+    match answer {
+        // ERANGE is for a name that is too long.
+        Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ERANGE)) => Ok(None),
+        answer => answer.with_context(|| format!("cannot read the interface {name}")),
+    }
 }
 
 /// The name of the loopback interface in each network namespace.
@@ -366,7 +380,21 @@ mod tests {
 
     use expect_test::expect;
 
-    use super::{Membership, list, loopback};
+    use super::*;
+
+    /// Only the kernel's answer that there is no such interface means that it is missing.
+    #[test]
+    fn other_errors_are_no_missing_interface() {
+        for missing in [Errno::ENODEV, Errno::ERANGE] {
+            let found = found_link("eth0", Err(missing.into()));
+            assert!(matches!(found, Ok(None)), "{found:?}");
+        }
+        for errno in [Errno::EPERM, Errno::ENOBUFS] {
+            let error = found_link("eth0", Err(errno.into())).expect_err("the request failed");
+            assert_eq!(error.errno(), Some(errno));
+            assert!(error.to_string().contains("eth0"), "{error}");
+        }
+    }
 
     #[test]
     fn warnings_about_members_of_other_interfaces() {

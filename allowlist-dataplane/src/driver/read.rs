@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use allowlist_common::abi;
 use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolFeatureAttr, EthtoolHandle};
 use futures_util::TryStreamExt as _;
+use nix::errno::Errno;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkMessage};
 
 use super::netdev::xdp_features;
@@ -29,10 +30,11 @@ pub async fn read(interface: &InterfaceInfo) -> Result<Driver> {
     let get = netlink.link().get().match_index(interface.index).execute();
     let link = Box::pin(get).try_next().await;
     connection.abort();
+    let what = || format!("cannot read the interface {}", interface.name);
     let link = link
-        .ok()
-        .flatten()
-        .with_context(|| format!("cannot read the interface {}", interface.name))?;
+        .with_context(what)?
+        .ok_or(Errno::ENODEV)
+        .with_context(what)?;
     let mut driver = Driver {
         interface: interface.name.clone(),
         page_size: page_size(),
