@@ -70,6 +70,18 @@ impl XdpMode {
     }
 }
 
+/// Returns the command that detaches an XDP program without a link from the interface `name`. Without the program's
+/// `mode`, `ip` chooses the mode that the driver prefers.
+pub(crate) fn off_command(name: &str, mode: Option<XdpMode>) -> String {
+    let option = match mode {
+        Some(XdpMode::Native) => "xdpdrv",
+        Some(XdpMode::Generic) => "xdpgeneric",
+        Some(XdpMode::Offload) => "xdpoffload",
+        None => "xdp",
+    };
+    format!("`ip link set dev {name} {option} off`")
+}
+
 /// The result of attaching the XDP program to an interface.
 pub struct Attached {
     /// The mode in which the program runs.
@@ -513,8 +525,8 @@ pub(super) fn other_program(facts: &InterfaceInfo, id: u32) -> String {
         "run `allowlist detach` with the --pin-dir of the instance that attached it".to_owned()
     } else {
         format!(
-            "`ip link set dev {} xdp off`, or stop the process that attached it",
-            facts.name
+            "{}, or stop the process that attached it",
+            off_command(&facts.name, facts.xdp_mode)
         )
     };
     format!(

@@ -151,6 +151,7 @@ impl Driver {
                     return Prediction::Fails(Obstacle::OtherProgram {
                         id: program.id,
                         name: name.clone(),
+                        mode: program.mode,
                     });
                 }
                 None => return Prediction::DriverDecides(Undecided::ProgramUnknown),

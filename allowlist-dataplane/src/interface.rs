@@ -141,7 +141,7 @@ pub async fn merges_big_packets(name: &str) -> Option<u32> {
     sizes.max().filter(|bytes| *bytes > ORDINARY)
 }
 
-const fn attached_in(mode: XdpAttached) -> Option<XdpMode> {
+pub(crate) const fn attached_in(mode: XdpAttached) -> Option<XdpMode> {
     match mode {
         XdpAttached::Driver => Some(XdpMode::Native),
         XdpAttached::SocketBuffer => Some(XdpMode::Generic),

@@ -17,7 +17,9 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage, 
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 pub use self::xdp::{Refusal, XdpPlace};
+use crate::XdpMode;
 use crate::error::{Context as _, Result, bail};
+use crate::interface::attached_in;
 
 /// The properties of a network interface at the time of the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Device {
     pub other_names: Vec<String>,
     /// The ids of the attached XDP programs, in all modes.
     pub programs: Vec<u32>,
+    /// The mode of the attached XDP program; `None` without a program, and with programs in several modes.
+    pub xdp_mode: Option<XdpMode>,
 }
 
 impl Device {
@@ -131,6 +135,7 @@ fn device(link: &LinkMessage) -> Device {
                         {
                             device.programs.push(id);
                         }
+                        LinkXdp::Attached(mode) => device.xdp_mode = attached_in(mode),
                         _ => {}
                     }
                 }

@@ -16,12 +16,12 @@ use allowlist_policy::error_code::{CodedError, ErrorCode};
 use aya::programs::Xdp;
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpMode as AyaMode;
-use log::debug;
+use log::{debug, warn};
 use nix::errno::Errno;
 
-use super::attach::{XdpMode, other_program};
+use super::attach::{XdpMode, off_command, other_program};
 use crate::attach_mode::AttachModeRequest;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::interface::InterfaceInfo;
 use crate::netlink::{Netlink, XdpPlace};
 
@@ -145,7 +145,7 @@ fn link(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLin
         let detached = Netlink::open()
             .and_then(|netlink| Ok(netlink.detach_xdp(facts.index, program.fd()?.as_fd(), mode.place())?));
         if let Err(error) = detached {
-            debug!("{}: cannot detach the XDP program that was attached by netlink: {error:#}", facts.name);
+            warn_of_trial(program, facts, mode, &error);
         }
         Error::Message("the kernel supports no XDP link, without which the filter would end with this process; use Linux 5.9 or later".to_owned())
     })
@@ -167,15 +167,35 @@ fn attempt(program: &Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<Attemp
         debug!("{}: {} mode by netlink: {refusal}", facts.name, mode.name());
         return Ok(Attempt::Refused(refusal.reason));
     }
-    netlink
-        .detach_xdp(facts.index, descriptor, mode.place())
-        .with_context(|| {
-            format!(
-                "cannot detach the XDP program that was attached by netlink to learn the reason of the refusal; run `ip link set dev {} xdp off`",
-                facts.name
-            )
-        })?;
-    Ok(Attempt::Accepted)
+    match netlink.detach_xdp(facts.index, descriptor, mode.place()) {
+        Ok(()) => Ok(Attempt::Accepted),
+        Err(refusal) => {
+            warn_of_trial(program, facts, mode, &refusal.into());
+            // A link cannot be created beside the program.
+            Ok(Attempt::Refused(None))
+        }
+    }
+}
+
+/// Warns if the program is still attached by netlink, so that it judges packets and no other can be attached. `error`
+/// is the failure to detach it.
+fn warn_of_trial(program: &Xdp, facts: &InterfaceInfo, mode: XdpMode, error: &Error) {
+    let is_left = || -> Result<bool> {
+        let device = Netlink::open()?.by_index(facts.index)?;
+        let id = program.info()?.id();
+        Ok(device.is_some_and(|device| device.programs.contains(&id)))
+    };
+    // Without an answer, the program is taken to be attached.
+    if !is_left().unwrap_or(true) {
+        return;
+    }
+    warn!(
+        target: "allowlist::trial-program",
+        "{}: cannot detach the XDP program that was attached in {} mode for a trial: {error:#}; it stays on the interface, so run {}",
+        facts.name,
+        mode.name(),
+        off_command(&facts.name, Some(mode))
+    );
 }
 
 /// Returns the error with the reason of each refused mode, and the remedy.
@@ -207,5 +227,9 @@ fn with_remedy(refused: &[Refused], facts: &InterfaceInfo) -> Error {
 fn other_program_now(facts: &InterfaceInfo) -> Option<String> {
     let device = Netlink::open().ok()?.by_index(facts.index).ok()??;
     let program = device.programs.first()?;
-    Some(other_program(facts, *program))
+    let now = InterfaceInfo {
+        xdp_mode: device.xdp_mode,
+        ..facts.clone()
+    };
+    Some(other_program(&now, *program))
 }

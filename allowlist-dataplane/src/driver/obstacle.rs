@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::attach::{XdpMode, off_command};
+
 /// The reason why an interface refuses a native XDP program, or any XDP program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
@@ -49,6 +51,8 @@ pub enum Obstacle {
         id: u32,
         /// The name of the program.
         name: String,
+        /// The mode of the program; `None` if programs are attached in several modes.
+        mode: Option<XdpMode>,
     },
 }
 
@@ -78,7 +82,7 @@ impl fmt::Display for Obstacle {
                 out,
                 "the master {master} has an XDP program, so the kernel allows none on its members"
             ),
-            Self::OtherProgram { id, name } => {
+            Self::OtherProgram { id, name, .. } => {
                 write!(out, "another XDP program is attached to the interface: {name}, id {id}")
             }
         }
@@ -119,11 +123,12 @@ impl Obstacle {
                 "on the virtual machine's host, enable control of offloads (QEMU: `ctrl_guest_offloads=on`), or turn the offloads off".to_owned()
             }
             Self::FilteredMaster(master) => {
-                format!("filter {master} alone, or `ip link set dev {master} xdp off`")
+                format!("filter {master} alone, or {}", off_command(master, None))
             }
-            Self::OtherProgram { .. } => {
-                format!("`ip link set dev {interface} xdp off`, or stop the process that attached it")
-            }
+            Self::OtherProgram { mode, .. } => format!(
+                "{}, or stop the process that attached it",
+                off_command(interface, *mode)
+            ),
         })
     }
 }

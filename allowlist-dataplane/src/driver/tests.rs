@@ -298,6 +298,7 @@ fn attached_programs_decide_first() {
     let other = Obstacle::OtherProgram {
         id: 7,
         name: "other".to_owned(),
+        mode: Some(XdpMode::Native),
     };
     let above = Obstacle::FilteredMaster("br0".to_owned());
     let native = Some(XdpMode::Native);

@@ -237,27 +237,29 @@ fn facts(interface: &str) -> anyhow::Result<InterfaceInfo> {
 #[test]
 fn an_earlier_program_is_named() -> anyhow::Result<()> {
     require_root!();
-    let testbed = Testbed::new()?;
-    let before = testbed.host.run(|| facts("eth0"))?;
-    attach_foreign(&testbed, "eth0", XdpPlace::Driver)?;
-    let (attach, _) = predicted(&testbed, "eth0", "auto")?;
-    assert_eq!(attach["outcome"], "fails");
-    let id = xdp_program(&testbed, "eth0")?.context("attached")?;
     let mut snapshot = Snapshot::new();
-    let mut dataplane = testbed.host.run(|| dataplane(&testbed, Verdict::Pass))?;
-    for wanted in [
-        AttachModeRequest::Native,
-        AttachModeRequest::Generic,
-        AttachModeRequest::Auto,
-    ] {
-        let attached = testbed
-            .host
-            .run(|| dataplane.attach(&before, wanted, false));
-        let error = attached.err().context("attached")?;
-        assert_eq!(error.code(), ErrorCode::InterfaceInUse, "{error:#}");
-        let text = format!("{error:#}").replace(&format!("id {id} "), "id <id> ");
-        snapshot.text(&format!("{wanted:?}"), &text, None);
-        assert_eq!(xdp_program(&testbed, "eth0")?, Some(id), "{wanted:?}");
+    for place in [XdpPlace::Driver, XdpPlace::Stack] {
+        let testbed = Testbed::new()?;
+        let before = testbed.host.run(|| facts("eth0"))?;
+        attach_foreign(&testbed, "eth0", place)?;
+        let (attach, _) = predicted(&testbed, "eth0", "auto")?;
+        assert_eq!(attach["outcome"], "fails");
+        let id = xdp_program(&testbed, "eth0")?.context("attached")?;
+        let mut dataplane = testbed.host.run(|| dataplane(&testbed, Verdict::Pass))?;
+        for wanted in [
+            AttachModeRequest::Native,
+            AttachModeRequest::Generic,
+            AttachModeRequest::Auto,
+        ] {
+            let attached = testbed
+                .host
+                .run(|| dataplane.attach(&before, wanted, false));
+            let error = attached.err().context("attached")?;
+            assert_eq!(error.code(), ErrorCode::InterfaceInUse, "{error:#}");
+            let text = format!("{error:#}").replace(&format!("id {id} "), "id <id> ");
+            snapshot.text(&format!("{wanted:?} beside {place:?}"), &text, None);
+            assert_eq!(xdp_program(&testbed, "eth0")?, Some(id), "{wanted:?}");
+        }
     }
     snapshot.check(&expect_file!["snapshots/interface_in_use.txt"]);
     Ok(())
