@@ -403,14 +403,27 @@ fn read_regions(
     })
 }
 
+/// Whether a URL may be plain HTTP to another host.
+#[derive(Clone, Copy)]
+enum PlainHttp {
+    Allowed,
+    /// The source does not have `allow_plain_http = true`.
+    Refused,
+    /// There is no such key beside the URL.
+    Never,
+}
+
 /// Reads a URL, or an array of URLs whose lists are merged. Returns `None` after a reported mistake.
 fn read_urls(table: &Table, node: &Node, problems: &mut Problems) -> Option<Vec<Url>> {
-    let is_plain_allowed = table
+    let is_allowed = table
         .get("allow_plain_http")
-        .and_then(|node| node.boolean(&mut Problems::default()))
-        .unwrap_or_default();
+        .and_then(|node| node.boolean(&mut Problems::default()));
+    let plain = match is_allowed {
+        Some(true) => PlainHttp::Allowed,
+        _ => PlainHttp::Refused,
+    };
     if let Some(text) = node.string() {
-        let url = read_url(text, is_plain_allowed);
+        let url = read_url(text, plain);
         return url
             .map_err(|message| node.wrong(problems, message))
             .ok()
@@ -419,25 +432,31 @@ fn read_urls(table: &Table, node: &Node, problems: &mut Problems) -> Option<Vec<
     if node.is_empty_array() {
         node.wrong(problems, "is empty; write the URL of a list");
     }
-    let urls = read_list(node, problems, |text| read_url(text, is_plain_allowed));
+    let urls = read_list(node, problems, |text| read_url(text, plain));
     (!urls.is_empty()).then_some(urls)
 }
 
 /// Reads a URL, which must be https, or http to a loopback address. Returns `None` after a reported mistake.
 pub(super) fn read_one_url(node: &Node, problems: &mut Problems) -> Option<Url> {
-    let url = read_url(node.text(problems)?, false);
+    let url = read_url(node.text(problems)?, PlainHttp::Never);
     url.map_err(|message| node.wrong(problems, message)).ok()
 }
 
-/// Parses a URL. `is_plain_allowed` allows http. Errors do not repeat the text, as it may contain a password.
-fn read_url(text: &str, is_plain_allowed: bool) -> Result<Url, String> {
+/// Parses a URL. Errors do not repeat the text, as it may contain a password.
+fn read_url(text: &str, plain: PlainHttp) -> Result<Url, String> {
     match Url::parse(text) {
         Ok(url) if url.scheme() == "https" => Ok(url),
-        Ok(url) if url.scheme() == "http" && (is_plain_allowed || is_loopback(&url)) => Ok(url),
-        Ok(url) if url.scheme() == "http" => Err(
-            "is plain HTTP; use https:// (http:// requires a loopback address, or a source with allow_plain_http = true)"
-                .to_owned(),
-        ),
+        Ok(url) if url.scheme() == "http" => match plain {
+            PlainHttp::Allowed => Ok(url),
+            PlainHttp::Refused | PlainHttp::Never if is_loopback(&url) => Ok(url),
+            PlainHttp::Refused => Err(
+                "is plain HTTP; use https:// (http:// requires a loopback address, or a source with allow_plain_http = true)"
+                    .to_owned(),
+            ),
+            PlainHttp::Never => Err(
+                "is plain HTTP; use https:// (http:// requires a loopback address)".to_owned(),
+            ),
+        },
         Ok(url) => Err(format!("has the unsupported scheme {:?}; use https://", url.scheme())),
         Err(error) => Err(format!(
             "is not a URL: {error}; write one such as \"https://example.com/list.json\""

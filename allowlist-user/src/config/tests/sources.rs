@@ -456,6 +456,7 @@ fn on_change_options() {
     let mistakes = [
         "[on_change]",
         "[on_change]\ncommand = ['notify']",
+        "[on_change]\nwebhook = 'http://hooks.example.com/'",
         "history_size = '1GB'",
     ];
     check_mistakes(
