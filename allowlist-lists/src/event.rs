@@ -27,12 +27,13 @@ pub enum EventKind {
     Changed {
         /// The number of the generation that has the list.
         generation: u32,
-        /// The prefixes that the list adds and removes; removed ones stay active until `held_until`.
+        /// The prefixes that the list adds and removes; removed ones stay active until `grace_until`.
         #[serde(flatten)]
         change: Change,
-        /// The end of the grace period of the removed prefixes; `None` if they have no grace period.
-        #[serde(skip_serializing_if = "Option::is_none", default)]
-        held_until: Option<Timestamp>,
+        /// The end of the grace period of the removed prefixes; `None` if they have no grace period. Records of earlier
+        /// builds have it as `held_until`.
+        #[serde(alias = "held_until", skip_serializing_if = "Option::is_none", default)]
+        grace_until: Option<Timestamp>,
         /// Whether the gate had rejected the list, and the operator accepted it.
         #[serde(skip_serializing_if = "is_false", default)]
         accepted: bool,

@@ -76,7 +76,7 @@ pub struct Proposal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ListDelta {
     difference: Difference,
-    held_until: Option<Timestamp>,
+    grace_until: Option<Timestamp>,
     accepted: bool,
 }
 
@@ -256,7 +256,7 @@ impl SourceStates {
         let was_bad = health.is_some_and(|health| health.failure.is_some());
         let changed = delta.map(|delta| EventKind::Changed {
             generation: 0,
-            held_until: delta.held_until,
+            grace_until: delta.grace_until,
             accepted: delta.accepted,
             change: delta.change(),
         });
@@ -427,14 +427,14 @@ fn proposal(
             .removed
             .retain(|prefix| !is_in_grace(&feed.grace, prefix));
     }
-    let held_until = difference
+    let grace_until = difference
         .removed
         .first()
         .and_then(|prefix| feed.grace.iter().find(|grace| grace.prefix == *prefix))
         .map(|grace| grace.until);
     let delta = (last.is_none() || !difference.is_empty()).then_some(ListDelta {
         difference,
-        held_until,
+        grace_until,
         accepted,
     });
     Proposal {

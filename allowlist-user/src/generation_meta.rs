@@ -60,11 +60,11 @@ pub struct SourceMeta {
     pub regions: Vec<String>,
     /// The number of active prefixes of the source, including grace prefixes.
     pub prefixes: usize,
-    /// The number of grace prefixes among the active prefixes.
-    #[serde(default, rename = "held")]
+    /// The number of grace prefixes among the active prefixes. Metadata of earlier builds has it as `held`.
+    #[serde(default, alias = "held")]
     pub grace: usize,
-    /// The grace prefixes, each with the end of its grace period.
-    #[serde(default, rename = "holds")]
+    /// The grace prefixes, each with the end of its grace period. Metadata of earlier builds has them as `holds`.
+    #[serde(default, alias = "holds")]
     pub grace_prefixes: Vec<GracePrefix>,
     /// The time of the last successful fetch; `None` if the source has no list.
     pub fetched: Option<Timestamp>,

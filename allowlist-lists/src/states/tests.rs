@@ -76,7 +76,7 @@ fn changed(added: &str, removed: &str, until: Option<i64>) -> EventKind {
     EventKind::Changed {
         generation: 7,
         change: Change::new(list(added), list(removed)),
-        held_until: until.map(at),
+        grace_until: until.map(at),
         accepted: false,
     }
 }
@@ -234,7 +234,7 @@ fn a_rejected_list_can_be_accepted() {
     let accepted = EventKind::Changed {
         generation: 7,
         change: Change::new(list("9.9.9.9"), list(&many)),
-        held_until: Some(at(3 + DAY)),
+        grace_until: Some(at(3 + DAY)),
         accepted: true,
     };
     assert_eq!(events, [EventKind::Recovered, accepted]);

@@ -14,7 +14,7 @@ fn event(number: i64) -> Event {
         kind: EventKind::Changed {
             generation: 1,
             change: Change::new(vec!["192.0.2.0/24".parse().expect("a prefix")], Vec::new()),
-            held_until: None,
+            grace_until: None,
             accepted: false,
         },
     }

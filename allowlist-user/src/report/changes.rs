@@ -148,11 +148,11 @@ fn told(what: &EventKind) -> String {
         EventKind::Changed {
             generation,
             change,
-            held_until,
+            grace_until,
             accepted,
         } => {
             let mut text = format!("changed: {}", counts(change));
-            if let Some(until) = held_until {
+            if let Some(until) = grace_until {
                 text += &format!(" (active until {})", until.strftime("%Y-%m-%d %H:%M:%SZ"));
             }
             if *accepted {

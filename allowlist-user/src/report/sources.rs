@@ -92,7 +92,7 @@ impl Status {
                     "regions": source.regions,
                     "state": source.state(self.now),
                     "prefixes": source.prefixes,
-                    "held": source.grace,
+                    "grace": source.grace,
                     "notes": source.notes,
                     "max_age_seconds": source.max_age_seconds,
                     "fetched": source.fetched,

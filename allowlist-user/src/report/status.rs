@@ -395,7 +395,7 @@ impl Report for Status {
             "since": self.meta.as_ref().and_then(|meta| meta.since),
             "unconfirmed": self.pending.map(|pending| json!({
                 "seconds_left": pending.left.as_secs(),
-                "taken_back": pending.fell_back,
+                "rolled_back": pending.fell_back,
             })),
             "interfaces": self.attachments,
             "generation": self.control.generation,

@@ -112,7 +112,7 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
     assert_eq!(
         shape(&sources["sources"]["friends"]),
         json!({
-            "age_seconds": "number", "failure": "null", "failure_code": "null", "fetched": "string", "held": "number", "last_passed": "null",
+            "age_seconds": "number", "failure": "null", "failure_code": "null", "fetched": "string", "grace": "number", "last_passed": "null",
             "max_age_seconds": "null", "next_fetch": "null", "notes": [], "origin": "string", "passed_bytes": "number",
             "passed_packets": "number", "prefixes": "number", "regions": [], "state": "string"
         })

@@ -145,7 +145,7 @@ fn changes_are_rolled_back_without_a_daemon() -> anyhow::Result<()> {
             "{change:?}"
         );
         let status = host.testbed.json("status")?;
-        assert_eq!(status["unconfirmed"]["taken_back"], true, "{status}");
+        assert_eq!(status["unconfirmed"]["rolled_back"], true, "{status}");
         host.start(&[])?;
         assert!(
             host.passes(FRIENDS[0]) && !host.passes(STRANGERS[0]),

@@ -236,8 +236,8 @@ fn removed_prefixes_stay_for_their_grace_period() -> anyhow::Result<()> {
         changed["removed"],
         json!(["198.18.0.2/32", "198.18.0.3/32"])
     );
-    assert!(changed["held_until"].is_string(), "{changed}");
-    assert_eq!(testbed.json("status")?["sources"]["vendor"]["held"], 2);
+    assert!(changed["grace_until"].is_string(), "{changed}");
+    assert_eq!(testbed.json("status")?["sources"]["vendor"]["grace"], 2);
     // A grace period continues over a crash, and ends while no daemon runs.
     filter.stop(Signal::SIGKILL, SOON)?;
     setup.end_grace_periods()?;
@@ -278,7 +278,7 @@ fn a_grace_period_ends_while_the_daemon_runs() -> anyhow::Result<()> {
             .parse::<jiff::Timestamp>()
     };
     assert!(
-        time(&changed["held_until"])? <= time(&released["time"])?,
+        time(&changed["grace_until"])? <= time(&released["time"])?,
         "{events:?}"
     );
     Ok(())

@@ -47,7 +47,7 @@ fn wait_for_failure(testbed: &Testbed, code: &str) -> anyhow::Result<String> {
 
 /// Waits until this many prefixes of `vendor` are in their grace period.
 fn wait_for_grace(testbed: &Testbed, count: u64) -> anyhow::Result<()> {
-    eventually(|| Ok(testbed.json("status")?["sources"]["vendor"]["held"] == count))
+    eventually(|| Ok(testbed.json("status")?["sources"]["vendor"]["grace"] == count))
 }
 
 /// Waits until the last fetch of `vendor` has succeeded.

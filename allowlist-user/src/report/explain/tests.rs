@@ -121,7 +121,7 @@ fn with_names() {
     .assert_eq(&explanation(ALLOWED, Some(&meta())).text());
     let document = explanation(ALLOWED, Some(&meta())).json();
     assert_eq!(
-        document["prefixes"][0]["held_until"],
+        document["prefixes"][0]["grace_until"],
         json!({"vendor": "2026-01-02T12:00:00Z"})
     );
     assert_eq!(document["sources"]["vendor"]["age_seconds"], 1800);

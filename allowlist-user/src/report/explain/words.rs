@@ -47,7 +47,7 @@ impl Report for Explanation {
                 "prefix": matching.prefix,
                 "services": matching.services,
                 "sources": matching.sources,
-                "held_until": grace,
+                "grace_until": grace,
             })
         });
         let sources: Map<_, _> = self
