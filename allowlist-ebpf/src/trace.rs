@@ -38,7 +38,9 @@ fn log_decision(ctx: &XdpContext, verdict: u32, reason: u32) {
         info!(ctx, "{} {}", verdict, reason);
         return;
     };
-    let port = match packet.transport {
+    // VERIFIER: one name for both numbers. A name for each, by another log call or an argument, makes the verifier
+    // process half as many instructions again, 550,000 instead of 370,000.
+    let port_or_type = match packet.transport {
         Transport::Ports { destination, .. } => destination,
         Transport::Icmp { kind, .. } | Transport::IcmpError { kind, .. } => u16::from(kind),
         Transport::LaterFragment | Transport::Other => 0,
@@ -46,16 +48,21 @@ fn log_decision(ctx: &XdpContext, verdict: u32, reason: u32) {
     match packet.source {
         Address::V4(source) => info!(
             ctx,
-            "{} {} source={:i} protocol={} port={}", verdict, reason, source, packet.protocol, port
+            "{} {} source={:i} protocol={} port-or-type={}",
+            verdict,
+            reason,
+            source,
+            packet.protocol,
+            port_or_type
         ),
         Address::V6([network, host]) => info!(
             ctx,
-            "{} {} source={:i} protocol={} port={}",
+            "{} {} source={:i} protocol={} port-or-type={}",
             verdict,
             reason,
             (u128::from(network) << 64 | u128::from(host)).to_be_bytes(),
             packet.protocol,
-            port
+            port_or_type
         ),
     }
 }

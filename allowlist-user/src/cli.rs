@@ -344,6 +344,10 @@ pub struct Run {
     #[arg(long)]
     pub keep: bool,
     /// Log each packet: for debugging, not for a busy interface
+    ///
+    /// A line has the verdict, the reason, the source address, the IP protocol, and as `port-or-type` the destination
+    /// port or, for ICMP, the message type (0 for later fragments and for protocols without either). Packets that are
+    /// not IP, or are malformed, have only the verdict and the reason.
     #[arg(long)]
     pub trace: bool,
     /// The options of the lockout check and of commit confirm.

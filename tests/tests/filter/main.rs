@@ -328,26 +328,41 @@ fn tracing_prints_a_line_for_each_packet() -> anyhow::Result<()> {
         (
             FRIENDS[0],
             PROTECTED,
-            "pass allowed source=203.0.113.7 protocol=17 port=443",
+            "pass allowed source=203.0.113.7 protocol=17 port-or-type=443",
         ),
         (
             FRIENDS[1],
             PROTECTED,
-            "pass allowed source=2001:db8:7::7 protocol=17 port=443",
+            "pass allowed source=2001:db8:7::7 protocol=17 port-or-type=443",
         ),
         (
             STRANGERS[0],
             PROTECTED,
-            "drop not-allowed source=192.0.2.66 protocol=17 port=443",
+            "drop not-allowed source=192.0.2.66 protocol=17 port-or-type=443",
         ),
         (
             STRANGERS[1],
             UNPROTECTED,
-            "pass default source=2001:db8:bad::66 protocol=17 port=9000",
+            "pass default source=2001:db8:bad::66 protocol=17 port-or-type=9000",
         ),
     ];
     for (source, port, line) in packets {
         sender.send(&datagram(ip(source), port, b"hello"))?;
+        filter.wait_for_line(line, SOON)?;
+    }
+    let echoes = [
+        (
+            FRIENDS[0],
+            "pass default source=203.0.113.7 protocol=1 port-or-type=8",
+        ),
+        (
+            FRIENDS[1],
+            "pass default source=2001:db8:7::7 protocol=58 port-or-type=128",
+        ),
+    ];
+    for (source, line) in echoes {
+        let destination = host(ip(source), 0).ip();
+        sender.send(&frame::echo_request(ip(source), destination))?;
         filter.wait_for_line(line, SOON)?;
     }
     sender.send(&frame::ethernet(0x0806, &[0; 28]))?;
@@ -362,6 +377,7 @@ fn tracing_prints_a_line_for_each_packet() -> anyhow::Result<()> {
     let expected: Vec<&str> = packets
         .iter()
         .map(|(.., line)| *line)
+        .chain(echoes.map(|(_, line)| line))
         .chain(["pass arp"])
         .collect();
     assert_eq!(lines, expected);
