@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use allowlist_policy::difference::{covers, lost};
 use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::hints::counted;
 use allowlist_policy::{Gate, PerFamily, Source};
 use ipnet::IpNet;
 use thiserror::Error;
@@ -28,7 +29,8 @@ const SMALL: usize = 50;
 pub enum Rejection {
     /// The list has fewer prefixes than `min`.
     #[error(
-        "the list has {found} prefixes, fewer than min = {min}; lower `min` if such a list is expected"
+        "the list has {}, fewer than min = {min}; lower `min` if such a list is expected",
+        counted(*found, "prefix")
     )]
     TooFew {
         /// The number of prefixes in the list.
@@ -56,7 +58,8 @@ pub enum Rejection {
     },
     /// The list lost a larger part of its addresses than `max_shrink` allows.
     #[error(
-        "the list has lost {removed} prefixes, and with them {lost} of its {family} addresses; the limit is {max} {within}: raise `max_shrink` if such a loss is expected"
+        "the list has lost {}, and with them {lost} of its {family} addresses; the limit is {max} {within}: raise `max_shrink` if such a loss is expected",
+        counted(*removed, "prefix")
     )]
     Shrunk {
         /// The number of prefixes that the list lost.

@@ -1,4 +1,4 @@
-//! Hints for messages: the known names, the nearest name, and limits to raise. Pure.
+//! Hints for messages: the known names, the nearest name, counts with their noun, and limits to raise. Pure.
 
 use std::fmt::Display;
 
@@ -12,6 +12,18 @@ pub fn there_are<T: Display>(items: impl IntoIterator<Item = T>) -> String {
         [] => "there are none".to_owned(),
         [one] => format!("there is {one}"),
         all => format!("there are {}", all.join(", ")),
+    }
+}
+
+/// Returns a count with its noun, which is given in the singular: "1 prefix", "2 prefixes", "0 entries".
+pub fn counted(count: usize, noun: &str) -> String {
+    if count == 1 {
+        return format!("1 {noun}");
+    }
+    match noun.strip_suffix('y') {
+        Some(stem) => format!("{count} {stem}ies"),
+        None if noun.ends_with(['s', 'x']) => format!("{count} {noun}es"),
+        None => format!("{count} {noun}s"),
     }
 }
 
@@ -66,6 +78,20 @@ mod tests {
         assert_eq!(there_are(["lab"]), "there is lab");
         assert_eq!(there_are(["a", "b"]), "there are a, b");
         assert_eq!(there_are::<&str>([]), "there are none");
+    }
+
+    #[test]
+    fn counts_have_the_form_of_their_noun() {
+        for (count, noun, expected) in [
+            (0, "source", "0 sources"),
+            (1, "source", "1 source"),
+            (1, "prefix", "1 prefix"),
+            (2, "prefix", "2 prefixes"),
+            (1, "entry", "1 entry"),
+            (3, "entry", "3 entries"),
+        ] {
+            assert_eq!(counted(count, noun), expected);
+        }
     }
 
     #[test]

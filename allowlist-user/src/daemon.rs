@@ -41,6 +41,7 @@ use std::time::Duration;
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_files::bounded::within;
 use allowlist_policy::error_code::bail_with;
+use allowlist_policy::hints::counted;
 use allowlist_policy::text::on_one_line;
 use allowlist_policy::{AtStart, Feed, Mode, Source};
 use anyhow::{Context as _, Result};
@@ -431,12 +432,13 @@ impl Daemon {
             on += &format!(" (missing: {})", absent.join(", "));
         }
         format!(
-            "{} {on}, {prefixes} prefixes from {} sources, generation {}",
+            "{} {on}, {} from {}, generation {}",
             match self.state.mode() {
                 Mode::Enforce => "filtering",
                 Mode::Observe => "observing (nothing is dropped)",
             },
-            feeds.len(),
+            counted(prefixes, "prefix"),
+            counted(feeds.len(), "source"),
             self.kernel.generation()
         )
     }

@@ -14,6 +14,7 @@ mod tests;
 use std::fmt;
 
 use allowlist_policy::error_code::ErrorCode;
+use allowlist_policy::hints::counted;
 use allowlist_policy::text::on_one_line;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
@@ -324,9 +325,9 @@ impl<'a> Export<'a> {
         );
         for list in self.lists {
             text += &format!(
-                "{mark} source {}: {} prefixes, from {}\n",
+                "{mark} source {}: {}, from {}\n",
                 on_one_line(list.source),
-                list.prefixes.len(),
+                counted(list.prefixes.len(), "prefix"),
                 on_one_line(list.origin)
             );
         }

@@ -122,12 +122,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let unexpected = skip::unexpected(&skips);
     let skips_fail = args.skips.fail(&skips);
 
+    let tests = |count: usize| match count {
+        1 => "1 test".to_owned(),
+        count => format!("{count} tests"),
+    };
     let word = |failed| if failed { "FAILED" } else { "passed" };
     eprintln!(
-        "xtask test: the userspace tests {}, the kernel tests {}; {} tests were skipped, {unexpected} of them unexpectedly{}; the run took {} s",
+        "xtask test: the userspace tests {}, the kernel tests {}; {} skipped, {unexpected} of them unexpectedly{}; the run took {} s",
         word(!host.success()),
         word(!kernel.success()),
-        skips.len(),
+        tests(skips.len()),
         if skips_fail {
             ", so the run FAILED"
         } else {
@@ -136,8 +140,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         start.elapsed().as_secs(),
     );
     println!(
-        "xtask test: {} tests passed, {} failed, {} skipped",
-        tally.passed.saturating_sub(skips.len()),
+        "xtask test: {} passed, {} failed, {} skipped",
+        tests(tally.passed.saturating_sub(skips.len())),
         tally.failed,
         skips.len()
     );

@@ -6,6 +6,7 @@ use std::time::Duration;
 use allowlist_lists::feed::parse_prefix;
 use allowlist_lists::rejected::{RejectedLists, command};
 use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
+use allowlist_policy::hints::counted;
 use anyhow::{Context as _, Result, ensure};
 use log::{info, warn};
 
@@ -106,9 +107,9 @@ pub(super) async fn refresh(paths: &Paths, options: Refresh) -> Result<()> {
         return Ok(());
     };
     let text = format!(
-        "{} of {} sources could not be refreshed, for the reasons above; their previous lists stay active",
+        "{} of {} could not be refreshed, for the reasons above; the previous lists stay active",
         failed.len(),
-        done.sources.len()
+        counted(done.sources.len(), "source")
     );
     Err(CodedError::new(first.failure_code.unwrap_or(ErrorCode::Failed), text).into())
 }
@@ -132,8 +133,8 @@ pub(super) async fn accept(paths: &Paths, options: Accept) -> Result<()> {
     }
     let change = done.change.unwrap_or_default();
     print(&format!(
-        "accepted: {} prefixes added and {} removed; generation {}\n{}",
-        change.added_count,
+        "accepted: {} added and {} removed; generation {}\n{}",
+        counted(change.added_count, "prefix"),
         change.removed_count,
         done.generation,
         report::signed(&change.added, &change.removed)

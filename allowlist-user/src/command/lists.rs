@@ -11,7 +11,7 @@ use allowlist_lists::rejected::RejectedLists;
 use allowlist_lists::state::{StateDir, StateError};
 use allowlist_policy::compile::{CompileError, require_room};
 use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
-use allowlist_policy::hints;
+use allowlist_policy::hints::{self, counted};
 use allowlist_policy::{Answer, Feed, Origin, Snapshot, Source};
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
@@ -54,7 +54,8 @@ async fn fetch_all<'s>(sources: impl Iterator<Item = &'s Source>) -> Result<Snap
     if failed > 0 {
         bail_with!(
             MissingLists,
-            "nothing was exported, because {failed} sources have no usable list; the errors above state the reasons"
+            "nothing was exported, because there is no usable list of {}; the errors above state the reasons",
+            counted(failed, "source")
         );
     }
     Ok(feeds)
@@ -288,9 +289,9 @@ pub(super) async fn diff(paths: &Paths, options: &Diff) -> Result<()> {
         return Ok(());
     };
     let text = format!(
-        "the lists of {} of {} sources cannot be fetched, for the reasons above; the active lists are unchanged",
+        "the lists of {} of {} cannot be fetched, for the reasons above; the active lists are unchanged",
         codes.len(),
-        outcomes.len()
+        counted(outcomes.len(), "source")
     );
     Err(CodedError::new(first, text).into())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use allowlist_lists::feed::parse_prefix;
 use allowlist_policy::Gate;
 use allowlist_policy::error_code::ErrorCode;
-use allowlist_policy::hints;
+use allowlist_policy::hints::{self, counted};
 use allowlist_policy::text::{is_deceptive, on_one_line};
 use ipnet::IpNet;
 use log::{info, warn};
@@ -279,8 +279,7 @@ fn collect_edits(
     let more = problems.len().saturating_sub(SHOWN);
     problems.truncate(SHOWN);
     if more > 0 {
-        let noun = if more == 1 { "entry" } else { "entries" };
-        problems.push(format!("and {more} more invalid {noun}"));
+        problems.push(format!("and {} more", counted(more, "invalid entry")));
     }
     if problems.is_empty() {
         return Ok(edits);

@@ -8,7 +8,7 @@ use allowlist_lists::list_update::RejectedUpdate;
 use allowlist_lists::rejected;
 use allowlist_lists::states::{Proposal, SourceStates};
 use allowlist_policy::error_code::ErrorCode;
-use allowlist_policy::hints;
+use allowlist_policy::hints::{self, counted};
 use allowlist_policy::{Answer, Source};
 use jiff::Timestamp;
 use log::{info, warn};
@@ -102,9 +102,9 @@ impl Daemon {
         let reason = refused.reason(source);
         warn!(
             target: "allowlist::list-rejected",
-            "{reason}; {} (the rejected list would add {} prefixes and remove {})",
+            "{reason}; {} (the rejected list would add {} and remove {})",
             self.instead(name),
-            refused.difference.added.len(),
+            counted(refused.difference.added.len(), "prefix"),
             refused.difference.removed.len()
         );
         let states = self.state.sources_mut();
@@ -161,8 +161,8 @@ impl Daemon {
             };
             info!(
                 target: "allowlist::list-changed",
-                "{name}: changed from {old} to {} prefixes{grace}; generation {}",
-                feed.prefixes.len(),
+                "{name}: changed from {old} to {}{grace}; generation {}",
+                counted(feed.prefixes.len(), "prefix"),
                 self.kernel.generation()
             );
         }

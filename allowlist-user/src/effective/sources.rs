@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use allowlist_policy::difference::Difference;
+use allowlist_policy::hints::counted;
 use allowlist_policy::{Feed, Gate, Http, Lookup, Origin, Pattern, Policy, Source, public_url};
 use ipnet::IpNet;
 
@@ -20,11 +21,9 @@ pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Li
     for (name, source) in &after {
         match before.get(name) {
             None => {
-                let count =
-                    prefixes(new, source).map_or_else(String::new, |list| match list.len() {
-                        1 => ", 1 prefix".to_owned(),
-                        more => format!(", {more} prefixes"),
-                    });
+                let count = prefixes(new, source).map_or_else(String::new, |list| {
+                    format!(", {}", counted(list.len(), "prefix"))
+                });
                 lines.push(format!("sources.{name}: added, {}{count}", source.origin));
             }
             Some(before) => {

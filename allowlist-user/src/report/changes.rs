@@ -8,6 +8,7 @@ use allowlist_lists::list_update::{AcceptedUpdate, RejectedUpdate};
 use allowlist_lists::rejected::{RejectedLists, command, list_id};
 use allowlist_policy::difference::Difference;
 use allowlist_policy::error_code::CodedError;
+use allowlist_policy::hints::counted;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -60,7 +61,8 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
             Outcome::Changed(renewal, grace) => {
                 let (feed, difference) = (&renewal.feed, &renewal.difference);
                 if difference.is_empty() {
-                    text += &format!("{name}: unchanged, {} prefixes\n", feed.prefixes.len());
+                    let prefixes = counted(feed.prefixes.len(), "prefix");
+                    text += &format!("{name}: unchanged, {prefixes}\n");
                     continue;
                 }
                 let stay = if difference.removed.is_empty() || grace.is_zero() {
@@ -72,8 +74,8 @@ pub fn diff_text(outcomes: &BTreeMap<String, Outcome>, rejected: &RejectedLists)
                     )
                 };
                 text += &format!(
-                    "{name}: {} prefixes, {} added, {} removed{stay}\n",
-                    feed.prefixes.len(),
+                    "{name}: {}, {} added, {} removed{stay}\n",
+                    counted(feed.prefixes.len(), "prefix"),
                     difference.added.len(),
                     difference.removed.len(),
                 );
@@ -183,10 +185,10 @@ pub fn refreshed_text(sources: &BTreeMap<String, RefreshOutcome>) -> String {
     for (name, outcome) in sources {
         text += &match &outcome.failure {
             Some(failure) => format!(
-                "{name}: not refreshed, still {} prefixes: {failure}\n",
-                outcome.prefixes
+                "{name}: not refreshed, still {}: {failure}\n",
+                counted(outcome.prefixes, "prefix")
             ),
-            None => format!("{name}: {} prefixes\n", outcome.prefixes),
+            None => format!("{name}: {}\n", counted(outcome.prefixes, "prefix")),
         };
     }
     text

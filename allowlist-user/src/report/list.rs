@@ -8,6 +8,7 @@ use allowlist_dataplane::{Entry, View};
 use allowlist_lists::feed::parse_prefix;
 use allowlist_policy::error_code::{CodedError, ErrorCode};
 use allowlist_policy::hints;
+use allowlist_policy::hints::counted;
 use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -168,13 +169,10 @@ impl Report for List {
         let of = if self.rows.len() == self.all {
             String::new()
         } else {
-            format!(" of {}", self.all)
+            format!("{} of ", self.rows.len())
         };
-        text + &format!(
-            "{}{of} prefixes, generation {}\n",
-            self.rows.len(),
-            self.generation
-        )
+        let all = counted(self.all, "prefix");
+        text + &format!("{of}{all}, generation {}\n", self.generation)
     }
 
     fn json(&self) -> Value {

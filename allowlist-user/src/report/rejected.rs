@@ -1,6 +1,7 @@
 //! The lists that the gate rejected and that wait for the operator.
 
 use allowlist_lists::rejected::{RejectedList, RejectedLists, command};
+use allowlist_policy::hints::counted;
 use serde_json::Value;
 
 use super::{Report, widest_first};
@@ -9,9 +10,9 @@ use super::{Report, widest_first};
 pub fn rejected_text(source: &str, list: &RejectedList) -> String {
     let difference = &list.difference;
     let mut text = format!(
-        "{source}: rejected list {} of {} prefixes, {} added, {} removed: {}\n",
+        "{source}: rejected list {} of {}, {} added, {} removed: {}\n",
         list.id,
-        list.prefixes,
+        counted(list.prefixes, "prefix"),
         difference.added.len(),
         difference.removed.len(),
         list.reason,

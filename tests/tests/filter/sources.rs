@@ -55,7 +55,7 @@ fn a_vendors_change_takes_effect() -> anyhow::Result<()> {
     let streamed = Streamed::during(&testbed, &sources, || {
         vendor.answer("/list", Answer::json(json!([new]).to_string()));
         let line = filter.wait_for_line("generation 2", SOON)?;
-        expect!["<time> [list-changed]: vendor: changed from 1 to 1 prefixes; generation 2"]
+        expect!["<time> [list-changed]: vendor: changed from 1 to 1 prefix; generation 2"]
             .assert_eq(&normalized(&line, None));
         thread::sleep(NEVER);
         Ok(())

@@ -31,7 +31,7 @@ fn an_interface_that_appears_is_filtered() -> anyhow::Result<()> {
     let warning = warning.with_context(|| said.clone())?;
     expect!["<time> warning[missing-interface]: interface eth1 does not exist (there are eth0, lo); the filter is attached when it appears"].assert_eq(&normalized(warning, Some(&testbed.scratch)));
     let ready = filter.wait_for_line("ready: ", SOON)?;
-    expect!["ready: filtering eth0 (missing: eth1), 2 prefixes from 1 sources, generation 1"]
+    expect!["ready: filtering eth0 (missing: eth1), 2 prefixes from 1 source, generation 1"]
         .assert_eq(&ready);
     let status = testbed.json("status")?;
     assert_eq!(
