@@ -307,11 +307,11 @@ fn check_shrink(
         let (covered, gone) = (covered >> shift, gone >> shift);
         if gone * 1000 > covered * u128::from(gate.max_shrink) {
             // Rounded up, so that the message never states the limit itself as the loss; only a whole loss is 100 %.
-            let lost = (gone * 1000).div_ceil(covered);
-            let lost = if gone < covered { lost.min(999) } else { lost };
+            let part = (gone * 1000).div_ceil(covered);
+            let part = if gone < covered { part.min(999) } else { part };
             return Err(Rejection::Shrunk {
                 removed,
-                lost: Permille(lost as u16),
+                lost: Permille(part as u16),
                 family,
                 max: Permille(gate.max_shrink),
                 within,

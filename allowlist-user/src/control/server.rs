@@ -53,22 +53,22 @@ const WAITING: usize = 64;
 /// The reports with their names, which are also the names of their paths.
 const REPORTS: [(&str, ReadReport); 9] = [
     ("added", |shared, _| {
-        boxed(Added::read(&shared.paths.state_dir)?)
+        Ok(boxed(Added::read(&shared.paths.state_dir)?))
     }),
     ("explain", Shared::explain),
     ("list", Shared::list),
-    ("live", |shared, _| boxed(shared.live.borrow().clone())),
+    ("live", |shared, _| Ok(boxed(shared.live.borrow().clone()))),
     ("log", |shared, about| {
-        boxed(AuditLog::read(&shared.paths.state_dir, about.count)?)
+        Ok(boxed(AuditLog::read(&shared.paths.state_dir, about.count)?))
     }),
     ("policies", |shared, _| {
-        boxed(PolicyList::read(&shared.paths.state_dir)?)
+        Ok(boxed(PolicyList::read(&shared.paths.state_dir)?))
     }),
     ("rejected", |shared, _| {
-        boxed(RejectedLists::clone(&shared.rejected.borrow()))
+        Ok(boxed(RejectedLists::clone(&shared.rejected.borrow())))
     }),
-    ("sources", |shared, _| boxed(Sources(shared.status()?))),
-    ("status", |shared, _| boxed(shared.status()?)),
+    ("sources", |shared, _| Ok(boxed(Sources(shared.status()?)))),
+    ("status", |shared, _| Ok(boxed(shared.status()?))),
 ];
 /// The time limit for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -389,8 +389,8 @@ async fn report(
 type ReadReport = fn(&Shared, &About) -> ReportResult;
 type ReportResult = Result<Box<dyn Report>, ApiError>;
 
-fn boxed(report: impl Report + 'static) -> ReportResult {
-    Ok(Box::new(report))
+fn boxed(report: impl Report + 'static) -> Box<dyn Report> {
+    Box::new(report)
 }
 
 impl Shared {
@@ -411,7 +411,7 @@ impl Shared {
         let only = about.only.as_deref().map(str::parse).transpose();
         let only: Option<Only> = only.map_err(invalid)?;
         let list = List::read(&self.paths.pin_dir)?;
-        boxed(list.narrow(only.as_ref(), about.service.as_deref())?)
+        Ok(boxed(list.narrow(only.as_ref(), about.service.as_deref())?))
     }
 
     fn explain(&self, about: &About) -> ReportResult {
@@ -423,7 +423,7 @@ impl Shared {
             target: about.port,
             interface: about.iface.clone().or(typed.zone),
         };
-        boxed(Explanation::read(&self.paths.pin_dir, question)?)
+        Ok(boxed(Explanation::read(&self.paths.pin_dir, question)?))
     }
 }
 

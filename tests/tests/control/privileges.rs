@@ -235,7 +235,7 @@ fn a_group_that_fails_changes_no_access() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A daemon without CAP_CHOWN cannot give the socket to a group of which it is no member.
+/// A daemon without `CAP_CHOWN` cannot give the socket to a group of which it is no member.
 #[test]
 fn a_daemon_without_cap_chown_keeps_the_former_group() -> anyhow::Result<()> {
     require_root!();
