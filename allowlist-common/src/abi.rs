@@ -4,6 +4,7 @@
 //! The pin path contains the version, so two versions share only the maps that [`PINNED`] declares compatible.
 
 mod control;
+mod egress;
 mod event;
 mod fallback;
 mod generation;
@@ -11,7 +12,14 @@ mod identity;
 mod services;
 
 pub use control::{
-    Control, ControlBits, ControlValue, Engine, Exemptions, PublishedValue, ReturnTraffic,
+    Control, ControlBits, ControlValue, EgressControl, Engine, Exemptions, PublishedValue, Refusal,
+    ReturnTraffic,
+};
+pub use egress::{
+    CONNECT_PROGRAMS, Calls, DaemonProcess, EGRESS_COUNTERS, EGRESS_MATCHES, EGRESS_PINNED,
+    EGRESS_RULES, EGRESS_SETTINGS, EGRESS_TABLES, EgressCounters, EgressSettings, Endpoint,
+    MAX_ENDPOINTS, OWN_ADDRESSES, PROCESS, RECEIVE_PROGRAM, RECEIVED, Received, RuleCalls, UNITS,
+    UnitKey,
 };
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
@@ -253,8 +261,9 @@ pub struct Interface {
 #[cfg(feature = "aya")]
 mod user {
     use super::{
-        Counters, Event, EventBudget, Fallback, Grant, Identity, Interface, ServiceTable,
-        ServiceTraffic, Traffic,
+        Calls, Counters, DaemonProcess, EgressCounters, EgressSettings, Event, EventBudget,
+        Fallback, Grant, Identity, Interface, Received, RuleCalls, ServiceTable, ServiceTraffic,
+        Traffic, UnitKey,
     };
     use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
@@ -271,8 +280,12 @@ mod user {
     }
 
     plain_old_data!(
+        Calls,
         Counters,
         Crowding,
+        DaemonProcess,
+        EgressCounters,
+        EgressSettings,
         Event,
         EventBudget,
         Fallback,
@@ -283,10 +296,13 @@ mod user {
         Interface,
         Marking,
         PortsInUse,
+        Received,
+        RuleCalls,
         ServiceTable,
         ServiceTraffic,
         FlowEntry,
-        Traffic
+        Traffic,
+        UnitKey
     );
 }
 
@@ -326,6 +342,12 @@ mod tests {
         assert_eq!(size_of::<Crowding>(), 8);
         assert_eq!(size_of::<Marking>(), 16);
         assert_eq!(size_of::<PortsInUse>(), 3 * 4 * 65536);
+        assert_eq!(size_of::<EgressSettings>(), 24 * MAX_ENDPOINTS + 8);
+        assert_eq!(size_of::<EgressCounters>(), 8 * 3 * 2 * 9);
+        assert_eq!(size_of::<Calls>(), 16);
+        assert_eq!(size_of::<RuleCalls>(), 32);
+        assert_eq!(size_of::<DaemonProcess>(), 16);
+        assert_eq!(size_of::<Received>(), 32);
     }
 
     #[test]

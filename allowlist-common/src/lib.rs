@@ -12,6 +12,8 @@
 //!    host in the flow table ([`flow`]).
 //! 4. [`verdict`] has the two verdicts and the reasons, which index the counters.
 //!
+//! [`egress`] decides on the connections and datagrams that this host's own programs request, by the same tables.
+//!
 //! All tables are read through [`volatile`], because userspace changes them at the same time.
 //!
 //! [`abi`] defines the maps: names, layout and version. A change there must keep older loaders and programs working,
@@ -54,6 +56,7 @@ compile_error!(
 );
 
 pub mod abi;
+pub mod egress;
 pub mod flow;
 pub mod frame;
 pub mod judge;

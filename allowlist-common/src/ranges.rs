@@ -96,7 +96,7 @@ const fn sign_mask(number: i64) -> u32 {
 /// does not know that both are equal.
 #[inline(always)]
 #[expect(unsafe_code, reason = "a volatile read is an optimization barrier")]
-pub(crate) fn opaque(value: u32) -> u32 {
+pub fn opaque(value: u32) -> u32 {
     // SAFETY: reads a local variable.
     unsafe { (&raw const value).read_volatile() }
 }

@@ -7,13 +7,13 @@ const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Returns the monotonic time in nanoseconds.
 #[inline(always)]
-pub(crate) fn nanoseconds() -> u64 {
+pub fn nanoseconds() -> u64 {
     // SAFETY: the helper has no arguments and reads the kernel's clock.
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Returns the monotonic time in seconds. Wraps around after 136 years.
 #[inline(always)]
-pub(crate) fn seconds() -> u32 {
+pub fn seconds() -> u32 {
     (nanoseconds() / NANOSECONDS_PER_SECOND) as u32
 }

@@ -6,8 +6,8 @@ use allowlist_common::abi::Traffic;
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::Verdict;
 
-use crate::clock;
 use crate::maps::{COUNTERS, INTERFACE, MATCHES, SERVICE_COUNTS};
+use allowlist_ebpf::clock;
 
 /// Counts a packet that passes: under its interface and reason, under its match id, and under its service.
 #[inline(always)]

@@ -8,7 +8,9 @@ use allowlist_common::verdict::Reason;
 use aya_ebpf::programs::XdpContext;
 
 use crate::maps::{ControlRef, EVENT_BUDGET, EVENTS, INTERFACE};
-use crate::{clock, frames};
+use allowlist_ebpf::clock;
+
+use crate::frames;
 
 /// Emits an event for the packet that was parsed last on this CPU, if there is a reader.
 #[inline(always)]

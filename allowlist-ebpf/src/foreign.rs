@@ -10,7 +10,9 @@ use allowlist_common::packet::{Contents, UDP};
 use aya_ebpf::Global;
 
 use crate::maps::{CROWDING, FLOWS, FOREIGN, FOREIGN_PORTS, MARKING, is_served, volatile};
-use crate::{clock, frames, track};
+use allowlist_ebpf::clock;
+
+use crate::{frames, track};
 
 /// The number of possible CPUs.
 #[unsafe(no_mangle)]

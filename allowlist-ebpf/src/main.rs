@@ -19,14 +19,12 @@
     reason = "aya's macros generate undocumented items"
 )]
 
-mod clock;
 mod count;
 mod events;
 mod foreign;
 mod frames;
 mod key;
 mod maps;
-mod ranges;
 mod trace;
 mod track;
 mod tries;

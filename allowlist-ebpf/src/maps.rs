@@ -4,9 +4,9 @@
 //! depend on the configuration.
 
 use allowlist_common::abi::{
-    ControlBits, ControlValue, Counters, EVENT_BYTES, Engine, Event, EventBudget, Fallback,
-    GenerationTables, Grant, Identity, Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS,
-    MIN_POOL_WORDS, PublishedValue, SLOTS, ServiceId, ServiceTraffic, Traffic, service_set,
+    ControlBits, Counters, EVENT_BYTES, Engine, Event, EventBudget, GenerationTables, Grant,
+    Identity, Interface, MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, PublishedValue, SLOTS,
+    ServiceId, ServiceTraffic, Traffic, service_set,
 };
 use allowlist_common::flow::{
     Crowding, FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, PortsInUse,
@@ -14,29 +14,21 @@ use allowlist_common::flow::{
 use allowlist_common::judge::Tables;
 use allowlist_common::packet::{Address, Quote};
 use allowlist_common::volatile::VolatileRef;
+use allowlist_ebpf::control::FALLBACK;
+pub(crate) use allowlist_ebpf::control::{ControlRef, Generation, control, volatile};
+use allowlist_ebpf::{clock, ranges};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
 
-use crate::{clock, frames, ranges, track, tries};
+use crate::{frames, track, tries};
 
 pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
 /// A flow table; evicts the least recently used flow.
 pub(crate) type FlowTable<const ENTRIES: usize> = LruHashMap<Flow, FlowEntry, ENTRIES>;
 
-/// The tables of one generation with the smallest pool. A map with a larger pool may replace this one.
-#[repr(C)]
-pub(crate) struct Generation {
-    tables: GenerationTables,
-    pool: [u64; MIN_POOL_WORDS as usize],
-}
-
-#[btf_map]
-static CONTROL: Array<ControlValue, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
-#[btf_map]
-static FALLBACK: Array<Fallback, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static GENERATIONS: Array<Generation, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
@@ -85,24 +77,6 @@ pub(crate) static INTERFACE: Global<u32> = Global::new(0);
 #[inline(always)]
 fn slot() -> usize {
     (INTERFACE.load() % MAX_INTERFACES) as usize
-}
-
-/// A reference to the value of the map CONTROL.
-pub(crate) type ControlRef = VolatileRef<'static, ControlValue>;
-
-/// Returns the reference to the control word. Never `None` in practice: the kernel does not load a program with a
-/// missing map.
-#[inline(always)]
-pub(crate) fn control() -> Option<ControlRef> {
-    CONTROL.get_ptr(0).map(volatile)
-}
-
-/// Returns a reference to a value that the kernel has looked up in a map that is not per CPU.
-#[inline(always)]
-pub(crate) const fn volatile<T>(value: *const T) -> VolatileRef<'static, T> {
-    // SAFETY: the kernel returned the pointer, and keeps the value until the program ends. The value has the type in the
-    // map's definition, and is aligned for it.
-    unsafe { VolatileRef::new(value) }
 }
 
 /// Returns the effective control word of this interface: `word`, or its fallback.

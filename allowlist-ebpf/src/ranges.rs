@@ -15,7 +15,7 @@ static POOL: Global<u32> = Global::new(MIN_POOL_WORDS);
 
 /// Returns the services that a source may reach, by a lookup in the range table in and after `tables`.
 #[inline(always)]
-pub(crate) fn grant(tables: VolatileRef<'static, GenerationTables>, source: &Address) -> Grant {
+pub fn grant(tables: VolatileRef<'static, GenerationTables>, source: &Address) -> Grant {
     let pool = TrailingPool {
         start: tables.pointer().wrapping_add(1).cast(),
         words: POOL.load(),

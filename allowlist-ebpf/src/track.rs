@@ -24,7 +24,9 @@ use crate::maps::{
     FLOWS, FOREIGN, FOREIGN_PORTS, FlowTable, PEERS, PORTS, control, effective_control, is_served,
     marking, volatile,
 };
-use crate::{clock, foreign, frames};
+use allowlist_ebpf::clock;
+
+use crate::{foreign, frames};
 
 /// The action that continues with the next program on this interface (`TCX_NEXT`, `TC_ACT_UNSPEC`).
 const NEXT: i32 = -1;

@@ -35,6 +35,63 @@ pub struct Control {
     /// A service covers ports from which this host connects, so tracked answers pass to these ports too:
     /// [`super::InterfaceServices::shared`].
     pub shares_ports: bool,
+    /// The settings of the egress policy; `None` without one, so that every call of a program passes.
+    pub egress: Option<EgressControl>,
+}
+
+/// The egress policy's settings in the control word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EgressControl {
+    /// Observe mode: calls are judged and counted, and none is refused.
+    pub observe: bool,
+    /// The verdict for destinations that no rule allows.
+    pub default_verdict: Verdict,
+    /// The error that a refused program gets.
+    pub refusal: Refusal,
+}
+
+/// The error that a program gets for a refused call: `errno = "…"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub enum Refusal {
+    /// `EPERM`: "Operation not permitted".
+    #[default]
+    #[cfg_attr(feature = "serde", serde(rename = "EPERM"))]
+    NotPermitted = 0,
+    /// `EACCES`: "Permission denied".
+    #[cfg_attr(feature = "serde", serde(rename = "EACCES"))]
+    AccessDenied = 1,
+    /// `ECONNREFUSED`: "Connection refused", as from a closed port.
+    #[cfg_attr(feature = "serde", serde(rename = "ECONNREFUSED"))]
+    ConnectionRefused = 2,
+}
+
+impl Refusal {
+    /// All errors, in the order of their numbers.
+    pub const ALL: [Self; 3] = [
+        Self::NotPermitted,
+        Self::AccessDenied,
+        Self::ConnectionRefused,
+    ];
+
+    /// Returns the name of the error, as in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotPermitted => "EPERM",
+            Self::AccessDenied => "EACCES",
+            Self::ConnectionRefused => "ECONNREFUSED",
+        }
+    }
+
+    /// Returns the number of the error on Linux.
+    #[inline(always)]
+    pub const fn errno(self) -> i32 {
+        match self {
+            Self::NotPermitted => 1,
+            Self::AccessDenied => 13,
+            Self::ConnectionRefused => 111,
+        }
+    }
 }
 
 /// The data structure of the source lookup: `lookup = "…"`. Does not affect verdicts.
@@ -165,6 +222,11 @@ impl ControlBits {
     ///
     /// Follows from two other bits. A bit of its own, so that one test per packet detects the combination.
     const MARKS: u64 = 1 << 18;
+    const EGRESS: u64 = 1 << 19;
+    const EGRESS_OBSERVE: u64 = 1 << 20;
+    const EGRESS_DROP: u64 = 1 << 21;
+    const REFUSAL_SHIFT: u32 = 22;
+    const REFUSAL: u64 = 0b11 << Self::REFUSAL_SHIFT;
 
     #[inline(always)]
     const fn has(self, bits: u64) -> bool {
@@ -239,6 +301,38 @@ impl ControlBits {
         self.exemptions().has(exemption)
     }
 
+    /// Reports whether there is an egress policy ([`Control::egress`]).
+    #[inline(always)]
+    pub const fn has_egress(self) -> bool {
+        self.has(Self::EGRESS)
+    }
+
+    /// Returns [`EgressControl::observe`].
+    #[inline(always)]
+    pub const fn egress_observes(self) -> bool {
+        self.has(Self::EGRESS_OBSERVE)
+    }
+
+    /// Returns [`EgressControl::default_verdict`].
+    #[inline(always)]
+    pub const fn egress_default(self) -> Verdict {
+        if self.has(Self::EGRESS_DROP) {
+            Verdict::Drop
+        } else {
+            Verdict::Pass
+        }
+    }
+
+    /// Returns [`EgressControl::refusal`].
+    #[inline(always)]
+    pub const fn refusal(self) -> Refusal {
+        match (self.0 & Self::REFUSAL) >> Self::REFUSAL_SHIFT {
+            1 => Refusal::AccessDenied,
+            2 => Refusal::ConnectionRefused,
+            _ => Refusal::NotPermitted,
+        }
+    }
+
     #[inline(always)]
     const fn exemptions(self) -> Exemptions {
         Exemptions((self.0 >> Self::EXEMPTIONS_SHIFT) as u8)
@@ -284,6 +378,15 @@ impl Control {
         if self.observe && matches!(self.return_traffic, ReturnTraffic::Track) {
             word |= ControlBits::MARKS;
         }
+        if let Some(egress) = self.egress {
+            word |= ControlBits::EGRESS | (egress.refusal as u64) << ControlBits::REFUSAL_SHIFT;
+            if egress.observe {
+                word |= ControlBits::EGRESS_OBSERVE;
+            }
+            if matches!(egress.default_verdict, Verdict::Drop) {
+                word |= ControlBits::EGRESS_DROP;
+            }
+        }
         word |= match self.return_traffic {
             ReturnTraffic::Off => 0,
             ReturnTraffic::Established => ControlBits::ESTABLISHED,
@@ -312,6 +415,15 @@ impl Control {
             open: word.is_open(),
             lookup: word.lookup(),
             shares_ports: word.shares_ports(),
+            egress: if word.has_egress() {
+                Some(EgressControl {
+                    observe: word.egress_observes(),
+                    default_verdict: word.egress_default(),
+                    refusal: word.refusal(),
+                })
+            } else {
+                None
+            },
         }
     }
 }
@@ -334,11 +446,16 @@ mod tests {
             open: true,
             lookup: Engine::LpmTrie,
             shares_ports: true,
+            egress: Some(EgressControl {
+                observe: true,
+                default_verdict: Verdict::Drop,
+                refusal: Refusal::ConnectionRefused,
+            }),
         };
         let none = Control::NONE;
         assert_eq!(Control::decode(all.encode()), all);
         assert_eq!(none.encode(), 0);
-        let parts: [fn(&mut Control, Control); 10] = [
+        let parts: [fn(&mut Control, Control); 11] = [
             |to, from| to.generation = from.generation,
             |to, from| to.slot = from.slot,
             |to, from| to.default_verdict = from.default_verdict,
@@ -349,6 +466,7 @@ mod tests {
             |to, from| to.open = from.open,
             |to, from| to.lookup = from.lookup,
             |to, from| to.shares_ports = from.shares_ports,
+            |to, from| to.egress = from.egress,
         ];
         for part in parts {
             for (base, other) in [(none, all), (all, none)] {
@@ -364,6 +482,27 @@ mod tests {
                 ..all
             };
             assert_eq!(Control::decode(control.encode()), control);
+        }
+    }
+
+    #[test]
+    fn egress_settings_round_trip() {
+        for observe in [false, true] {
+            for default_verdict in Verdict::ALL {
+                for refusal in Refusal::ALL {
+                    let control = Control {
+                        egress: Some(EgressControl {
+                            observe,
+                            default_verdict,
+                            refusal,
+                        }),
+                        ..Control::NONE
+                    };
+                    let bits = ControlBits(control.encode());
+                    assert_eq!(Control::decode(bits.0), control);
+                    assert!(bits.allows_fast_path(), "packets are not affected");
+                }
+            }
         }
     }
 

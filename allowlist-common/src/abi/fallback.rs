@@ -61,6 +61,19 @@ impl Fallback {
         }
     }
 
+    /// Returns the control word that is effective for the egress policy at `now`, while the map has `word`.
+    ///
+    /// The egress policy belongs to no interface, so after the deadline every call is judged by the control word from
+    /// before the change.
+    #[inline(always)]
+    pub const fn effective_for_egress(&self, word: u64, now: u64) -> u64 {
+        if Control::decode(word).pending && self.is_expired(now) {
+            self.rollback_target().encode()
+        } else {
+            word
+        }
+    }
+
     /// Returns the control word after the deadline, on interfaces that were filtered before the change.
     #[inline(always)]
     pub const fn rollback_target(&self) -> Control {

@@ -64,6 +64,11 @@ pub mod ipv4 {
     pub const MORE_FRAGMENTS: u16 = 0x2000;
     /// The unit of the fragment offset of IPv4, in bytes.
     pub const FRAGMENT_UNIT: usize = 8;
+
+    /// The first byte of the loopback addresses, `127.0.0.0/8` (RFC 1122, 3.2.1.3).
+    pub const LOOPBACK: u8 = 127;
+    /// The first 4 bits of the multicast addresses, `224.0.0.0/4` (RFC 5771).
+    pub const MULTICAST: u8 = 0xe;
 }
 
 /// IPv6 (RFC 8200, 3).
@@ -90,6 +95,8 @@ pub mod ipv6 {
     pub const LINK_LOCAL: u64 = 0xfe80 >> (16 - LINK_LOCAL_LENGTH);
     /// The length in bits of [`LINK_LOCAL`], the prefix of IPv6 link-local addresses.
     pub const LINK_LOCAL_LENGTH: u32 = 10;
+    /// The first byte of the multicast addresses, `ff00::/8` (RFC 4291, 2.7).
+    pub const MULTICAST: u64 = 0xff;
 }
 
 /// The part that IPv4 and IPv6 have in common.

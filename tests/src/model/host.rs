@@ -164,6 +164,7 @@ fn control(rules: Rules) -> Control {
         pending: false,
         open: false,
         shares_ports: false,
+        egress: None,
     }
 }
 

@@ -1,0 +1,244 @@
+//! The maps of the egress policy. They exist only while a policy has `[egress]`: the programs and their maps are an
+//! object of their own, which shares the control word and the fallback with the XDP program.
+//!
+//! The tables of a generation are [`GenerationTables`](super::GenerationTables) as for packets, in which a rule takes
+//! the place of a service, and a unit that of an interface.
+
+use crate::egress::{Call, EgressReason};
+use crate::verdict::Verdict;
+use crate::volatile::{VolatileRef, field};
+
+/// The programs that judge calls, by their names in the object file and in the kernel; each is attached to the hook of a
+/// cgroup that its name ends with.
+pub const CONNECT_PROGRAMS: [&str; 4] = [
+    "allow_connect4",
+    "allow_connect6",
+    "allow_sendmsg4",
+    "allow_sendmsg6",
+];
+/// The program that records from whom a UDP socket has received, at the hook for packets to a cgroup's sockets.
+pub const RECEIVE_PROGRAM: &str = "allow_received";
+
+/// Array of [`GenerationTables`](super::GenerationTables) by slot; each value ends with the slot's pool.
+pub const EGRESS_TABLES: &str = "EGRESS_TABLES";
+/// Array of [`EgressSettings`] by slot.
+pub const EGRESS_SETTINGS: &str = "EGRESS_SETTINGS";
+/// Per-CPU array of one [`EgressCounters`].
+pub const EGRESS_COUNTERS: &str = "EGRESS_COUNTERS";
+/// Per-CPU array of [`Calls`], by match id.
+pub const EGRESS_MATCHES: &str = "EGRESS_MATCHES";
+/// Per-CPU array of [`RuleCalls`], by the counter id of a set of rules.
+pub const EGRESS_RULES: &str = "EGRESS_RULES";
+/// Hash from an address ([`crate::egress::address_key`]) to `u8`: the addresses of this host's interfaces.
+pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
+/// Array of one [`DaemonProcess`].
+pub const PROCESS: &str = "PROCESS";
+/// LRU hash from [`Received`] to `u8`: the endpoints from which unconnected UDP sockets have received a datagram.
+pub const RECEIVED: &str = "RECEIVED";
+/// Hash from [`UnitKey`] to the row of a unit, `u32`: an index into
+/// [`ServiceTable::interfaces`](super::ServiceTable::interfaces).
+pub const UNITS: &str = "UNITS";
+
+/// The pinned maps of the egress policy, in addition to [`PINNED`](super::PINNED).
+pub const EGRESS_PINNED: [&str; 9] = [
+    EGRESS_TABLES,
+    EGRESS_SETTINGS,
+    EGRESS_COUNTERS,
+    EGRESS_MATCHES,
+    EGRESS_RULES,
+    OWN_ADDRESSES,
+    PROCESS,
+    RECEIVED,
+    UNITS,
+];
+
+/// The maximum number of exempt endpoints, such as resolvers.
+pub const MAX_ENDPOINTS: usize = 16;
+
+/// An exempt endpoint.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The address, as [`crate::egress::address_key`] returns it.
+    pub address: [u64; 2],
+    /// The protocol in bits 24 to 31, the number of the [`EgressReason`] in bits 16 to 23, and the port; 0 for an unused
+    /// entry. One word, so that a comparison needs one load.
+    pub rest: u64,
+}
+
+impl Endpoint {
+    /// Returns an exempt endpoint, whose calls are counted under `reason`.
+    pub const fn new(address: [u64; 2], protocol: u8, port: u16, reason: EgressReason) -> Self {
+        Self {
+            address,
+            rest: (protocol as u64) << 24 | (reason as u64) << 16 | port as u64,
+        }
+    }
+}
+
+/// The settings of the egress policy in a generation, apart from its tables.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EgressSettings {
+    /// The exempt endpoints; the used entries come first.
+    pub endpoints: [Endpoint; MAX_ENDPOINTS],
+    /// The number of used entries in [`Self::endpoints`].
+    pub count: u32,
+    /// 1 if a rule is limited to units, so that the caller's cgroups are looked up in [`UNITS`]; else 0.
+    pub has_units: u32,
+}
+
+impl VolatileRef<'_, EgressSettings> {
+    /// Returns the reason why an endpoint is exempt; `None` if it is not.
+    #[inline(always)]
+    pub fn exempt_endpoint(
+        self,
+        address: [u64; 2],
+        protocol: u8,
+        port: u16,
+    ) -> Option<EgressReason> {
+        let count = field!(self, count).load() as usize;
+        let wanted = u64::from(protocol) << 24 | u64::from(port);
+        // VERIFIER: a bound that is a constant, and an end by the data.
+        for place in 0..MAX_ENDPOINTS {
+            if place >= count {
+                break;
+            }
+            let endpoint = field!(self, endpoints).at(place);
+            let rest = field!(endpoint, rest).load();
+            if rest & !(0xff << 16) == wanted
+                && field!(endpoint, address).at(0).load() == address[0]
+                && field!(endpoint, address).at(1).load() == address[1]
+            {
+                return Some(if rest >> 16 & 0xff == EgressReason::Resolver as u64 {
+                    EgressReason::Resolver
+                } else {
+                    EgressReason::Essential
+                });
+            }
+        }
+        None
+    }
+
+    /// Reports whether a rule is limited to units.
+    #[inline(always)]
+    pub fn has_units(self) -> bool {
+        field!(self, has_units).load() != 0
+    }
+}
+
+/// The number of calls by kind of call, verdict and reason.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct EgressCounters {
+    calls: [[[u64; EgressReason::ALL.len()]; Verdict::ALL.len()]; Call::ALL.len()],
+}
+
+impl EgressCounters {
+    /// The counters of a new map: all are 0.
+    pub const ZERO: Self = Self {
+        calls: [[[0; EgressReason::ALL.len()]; Verdict::ALL.len()]; Call::ALL.len()],
+    };
+
+    /// Returns the number of calls of a kind with a verdict and a reason.
+    pub const fn get(&self, call: Call, verdict: Verdict, reason: EgressReason) -> u64 {
+        self.calls[call as usize][verdict as usize][reason as usize]
+    }
+
+    /// Returns the counter for a kind of call, a verdict and a reason.
+    #[inline(always)]
+    pub const fn cell(&mut self, call: Call, verdict: Verdict, reason: EgressReason) -> &mut u64 {
+        &mut self.calls[call as usize][verdict as usize][reason as usize]
+    }
+}
+
+/// The number and last time of calls, such as those to the destinations of one match id.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Calls {
+    /// The number of calls.
+    pub count: u64,
+    /// The time of the last call, in nanoseconds of the monotonic clock; 0 before the first.
+    pub last: u64,
+}
+
+impl Calls {
+    /// Returns the sum of two counts, with the later of their times.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            count: self.count + other.count,
+            last: self.last.max(other.last),
+        }
+    }
+}
+
+/// The calls to ports that one set of rules covers.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RuleCalls {
+    /// Calls to destinations that a rule of the set allows.
+    pub passed: Calls,
+    /// Calls that are refused, or would be in enforce mode.
+    pub refused: Calls,
+}
+
+impl RuleCalls {
+    /// Returns the sum of two sets of counters.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed.plus(other.passed),
+            refused: self.refused.plus(other.refused),
+        }
+    }
+}
+
+/// The daemon's process, whose own calls pass.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DaemonProcess {
+    /// The process id in the initial PID namespace.
+    pub id: u64,
+    /// The time until which the entry is valid, in nanoseconds of the monotonic clock. The daemon extends it; if the
+    /// daemon is killed, another process that gets its id does not inherit its exemption.
+    pub until: u64,
+}
+
+impl VolatileRef<'_, DaemonProcess> {
+    /// Reports whether a process is the daemon at `now`.
+    #[inline(always)]
+    pub fn is(self, process: u32, now: u64) -> bool {
+        field!(self, id).load() == u64::from(process) && now < field!(self, until).load()
+    }
+}
+
+/// The key of [`UNITS`]: the cgroup of a unit, and the slot whose tables have a row for it.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
+pub struct UnitKey {
+    /// The id of the cgroup.
+    pub cgroup: u64,
+    /// The slot.
+    pub slot: u64,
+}
+
+/// The key of [`RECEIVED`]: a socket, and an endpoint from which it has received.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Received {
+    /// The kernel's cookie of the socket, which no other socket ever gets.
+    pub socket: u64,
+    /// The sender's address, as [`crate::egress::address_key`] returns it.
+    pub address: [u64; 2],
+    /// The sender's port.
+    pub port: u64,
+}

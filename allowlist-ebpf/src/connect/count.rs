@@ -1,0 +1,60 @@
+//! Counters of calls: by kind, verdict and reason; by match id; by rules.
+//!
+//! Invariant: every counter is per CPU. A program of a cgroup can be preempted by another one on the same CPU, so
+//! counters are incremented atomically.
+
+use core::arch::asm;
+
+use allowlist_common::abi::Calls;
+use allowlist_common::egress::{Call, EgressDecision};
+use allowlist_common::verdict::Verdict;
+use allowlist_ebpf::clock;
+
+use crate::maps::{EGRESS_COUNTERS, EGRESS_MATCHES, EGRESS_RULES};
+
+/// Counts a judged call: the only place that does.
+#[inline(always)]
+pub(crate) fn record(call: Call, decision: &EgressDecision) {
+    if let Some(counters) = EGRESS_COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's copy; every program changes it by atomic additions only.
+        increment(unsafe { (*counters).cell(call, decision.verdict, decision.reason) });
+    }
+    let now = clock::nanoseconds();
+    if decision.match_id != 0
+        && let Some(calls) = EGRESS_MATCHES.get_ptr_mut(decision.match_id)
+    {
+        // SAFETY: as above.
+        add(unsafe { &mut *calls }, now);
+    }
+    if decision.rules != 0
+        && let Some(calls) = EGRESS_RULES.get_ptr_mut(decision.rules)
+    {
+        // SAFETY: as above.
+        let calls = unsafe { &mut *calls };
+        match decision.verdict {
+            Verdict::Pass => add(&mut calls.passed, now),
+            Verdict::Drop => add(&mut calls.refused, now),
+        }
+    }
+}
+
+#[inline(always)]
+fn add(calls: &mut Calls, now: u64) {
+    increment(&mut calls.count);
+    calls.last = now;
+}
+
+/// Adds 1 atomically.
+///
+/// The compiler offers no atomic addition for this target, whose instruction set has one.
+#[inline(always)]
+fn increment(counter: &mut u64) {
+    // SAFETY: an aligned 8-byte value in a map; the instruction changes nothing else.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {one}",
+            counter = in(reg) core::ptr::from_mut(counter),
+            one = in(reg) 1_u64,
+        );
+    }
+}
