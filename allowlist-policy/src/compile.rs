@@ -15,6 +15,8 @@ mod ranges;
 mod room;
 mod services;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -126,14 +128,14 @@ pub enum CompileError {
         "the ports belong to more than {} different sets of services, but the kernel counts packets for that many sets at most; nothing was changed; merge services that cover the same ports, or give each port to one service only", MAX_SERVICE_COUNTS - 1
     )]
     TooManyServiceCounts,
-    /// The snapshot has no list of a source that a service allows.
+    /// The snapshot has no list of a source that a service or an egress rule uses.
     #[error(
-        "source {source_name:?}, which service {service:?} allows, has no list yet; `allowlist sources` shows the reason"
+        "source {source_name:?}, which service {service:?} uses, has no list yet; `allowlist sources` shows the reason"
     )]
     MissingSource {
         /// The name of the source without a list.
         source_name: String,
-        /// The name of the service that allows the source.
+        /// The name of the service that allows the source, or of the egress rule that lists it.
         service: String,
     },
 }
@@ -182,4 +184,24 @@ pub fn compile(
         v6,
         ids,
     })
+}
+
+/// Compiles the egress policy and the lists in `snapshot` to a generation, in which rules take the place of services,
+/// units that of interfaces, and destinations that of sources. Ids in `previous` keep their meaning.
+///
+/// Returns `None` if `policy` has no egress policy.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_egress(
+    policy: &Policy,
+    snapshot: &Snapshot,
+    max_prefixes: u32,
+    previous: &IdTable,
+) -> Result<Option<Tables>, CompileError> {
+    let Some(egress) = &policy.egress else {
+        return Ok(None);
+    };
+    let rules = egress.as_services(&policy.sources);
+    compile(&rules, snapshot, max_prefixes, previous).map(Some)
 }

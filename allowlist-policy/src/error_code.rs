@@ -59,6 +59,8 @@ pub enum ErrorCode {
     PrefixTooWide,
     /// The prefix to remove was not added by command.
     NotAdded,
+    /// The configuration has no egress policy, so its mode cannot be set.
+    NoEgressPolicy,
     /// No change is pending confirmation, so there is nothing to confirm.
     NothingPending,
     /// Another change is pending and has to be confirmed or rolled back first.
@@ -100,6 +102,8 @@ pub enum ErrorCode {
     NotPrivileged,
     /// The pin directory cannot hold BPF pins.
     InvalidPinDir,
+    /// cgroup v2 is not mounted, and the egress policy needs it.
+    NoCgroups,
     /// The control socket cannot be created.
     InvalidSocket,
     /// The state directory cannot be used.

@@ -27,6 +27,7 @@
 //!         allow: vec!["office".to_owned()],
 //!     }],
 //!     sources: vec![Source::new("office", Origin::Prefixes(office.clone()))],
+//!     egress: None,
 //! };
 //! let mut lists = Snapshot::default();
 //! lists.insert("office".to_owned(), Feed::new(office, "2026-11-30T00:00Z".parse()?).into());
@@ -55,8 +56,9 @@ mod policy;
 pub mod text;
 
 pub use policy::{
-    Answer, AtStart, Column, Condition, Csv, Direction, Engine, Family, Feed, Fetched, Format,
-    Gate, GracePrefix, Http, Item, Json, Keep, Lines, Lookup, MAX_NAME_BYTES, Mode, Origin, Page,
-    PastChange, Pattern, PerFamily, Policy, Ports, ReturnTraffic, Rules, Secret, Select, Service,
-    Snapshot, Source, Validator, Verdict, Xml, is_loopback, is_name, public_url,
+    Answer, AtStart, Column, Condition, Csv, Direction, Egress, EgressRule, Engine, Family, Feed,
+    Fetched, Format, Gate, GracePrefix, Http, Item, Json, Keep, Lines, Lookup, MAX_NAME_BYTES,
+    Mode, Origin, Page, PastChange, Pattern, PerFamily, Policy, Ports, Refusal, ReturnTraffic,
+    Rules, Secret, Select, Service, Snapshot, Source, Validator, Verdict, Xml, is_loopback,
+    is_name, public_url, unit_path,
 };

@@ -3,6 +3,7 @@
 //! Invariants: a `Policy` made by `config` uses only sources that it defines, its names are unique and sorted, and
 //! no prefix has host bits set. Does not know files, the network, the clock or the kernel.
 
+mod egress;
 mod feed;
 mod format;
 mod protocol;
@@ -14,12 +15,13 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use allowlist_common::abi::{Control, Exemptions};
-pub use allowlist_common::abi::{Engine, ReturnTraffic};
+pub use allowlist_common::abi::{Engine, Refusal, ReturnTraffic};
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 pub use allowlist_common::verdict::Verdict;
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use egress::{Egress, EgressRule, unit_path};
 pub use feed::{Answer, Feed, Fetched, GracePrefix, PastChange, Snapshot, Validator};
 pub use format::{Column, Condition, Csv, Format, Item, Json, Lines, Page, Pattern, Select, Xml};
 pub use source::{
@@ -46,6 +48,8 @@ pub struct Policy {
     pub services: Vec<Service>,
     /// The sources, sorted by name.
     pub sources: Vec<Source>,
+    /// The egress policy; `None` if this host's programs may connect to every destination.
+    pub egress: Option<Egress>,
 }
 
 /// A service: ports to protect, and the sources that may reach them. Packets of other sources to these ports are
@@ -238,11 +242,16 @@ impl Policy {
             .find(|service| service.allow.contains(&source.name))
     }
 
-    /// Returns the sources that at least one service allows. Other sources are not fetched.
+    /// Returns the sources that at least one service or egress rule uses. Other sources are not fetched.
     pub fn used_sources(&self) -> impl Iterator<Item = &Source> {
-        self.sources
-            .iter()
-            .filter(|source| self.user_of(source).is_some())
+        self.sources.iter().filter(|source| self.is_used(source))
+    }
+
+    /// Returns whether a service or an egress rule uses a source.
+    pub fn is_used(&self, source: &Source) -> bool {
+        let egress = self.egress.as_ref();
+        self.user_of(source).is_some()
+            || egress.is_some_and(|egress| egress.user_of(source).is_some())
     }
 
     /// Returns the policy with each service's interface names replaced by those that `filtered` has for the same

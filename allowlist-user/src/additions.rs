@@ -291,6 +291,7 @@ pub(crate) mod tests {
         let policy = Policy {
             services: vec![service("s1"), service("s2")],
             sources: vec![Source::new("office", Origin::Prefixes(Vec::new()))],
+            egress: None,
         };
         let mut added = Additions::default();
         added.apply(&[

@@ -16,7 +16,8 @@ const RESERVE: usize = 8;
 /// The minimum size of the reserve for prefixes added by command, in prefixes.
 const LEAST_RESERVE: usize = 64;
 
-/// Checks that the lists in `snapshot` fit tables of `max_prefixes` prefixes. Sources without a list are ignored.
+/// Checks that the lists in `snapshot` fit tables of `max_prefixes` prefixes: those of services, and those of the egress
+/// policy, which has tables of its own. Sources without a list are ignored.
 ///
 /// A list that can change and is no larger than its reserved share always fits, and so do prefixes added by command
 /// within their reserve. The other lists together must not exceed `max_prefixes`.
@@ -32,6 +33,10 @@ pub fn require_room(
     let limit = max_prefixes as usize;
     if snapshot.values().map(|feed| feed.len()).sum::<usize>() <= limit {
         return Ok(());
+    }
+    if let Some(egress) = &policy.egress {
+        let rules = egress.as_services(&policy.sources);
+        require_room(&rules, snapshot, max_prefixes)?;
     }
     let is_added = |source: &&Source| matches!(source.origin, Origin::Added);
     let used: Vec<&Source> = policy
@@ -80,7 +85,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::policy::{Feed, Format, Ports, Service};
+    use crate::policy::{Egress, EgressRule, Feed, Format, Ports, Service};
 
     /// Returns whether lists of these sizes fit. The prefixes `added.` and `static.` of names stand for added prefixes
     /// and static lists.
@@ -110,8 +115,46 @@ mod tests {
                 allow: lists.iter().map(|(name, _)| (*name).to_owned()).collect(),
             }],
             sources,
+            egress: None,
         };
         require_room(&policy, &snapshot, limit).is_ok()
+    }
+
+    #[test]
+    fn egress_rules_have_tables_of_their_own() {
+        let list = |first: u32, size: u32| {
+            let addresses =
+                (first..first + size).map(|n| IpNet::from(std::net::IpAddr::V4(n.into())));
+            Feed::new(addresses.collect(), Timestamp::UNIX_EPOCH).into()
+        };
+        let fits = |inbound: u32, outbound: u32| {
+            let lists = [("in", list(0, inbound)), ("out", list(1 << 20, outbound))];
+            let policy = Policy {
+                services: vec![Service {
+                    name: "web".to_owned(),
+                    ports: vec![Ports::Any],
+                    interfaces: Vec::new(),
+                    allow: vec!["in".to_owned()],
+                }],
+                sources: ["in", "out"]
+                    .map(|name| Source::new(name, Origin::Prefixes(Vec::new())))
+                    .to_vec(),
+                egress: Some(Egress {
+                    rules: vec![EgressRule {
+                        name: "api".to_owned(),
+                        to: vec!["out".to_owned()],
+                        ports: vec![Ports::Any],
+                        units: Vec::new(),
+                    }],
+                    ..Egress::default()
+                }),
+            };
+            let lists = lists.map(|(name, list)| (name.to_owned(), list));
+            require_room(&policy, &lists.into(), 10).is_ok()
+        };
+        assert!(fits(10, 10));
+        assert!(!fits(11, 0));
+        assert!(!fits(0, 11));
     }
 
     #[test]
