@@ -10,7 +10,7 @@ use allowlist_policy::compile::Tables;
 use allowlist_policy::{Mode, Rules};
 use log::{info, warn};
 
-use super::{AttachModeRequest, Attached, Dataplane};
+use super::{AttachModeRequest, Attached, Dataplane, EgressPublication};
 use crate::error::Result;
 use crate::interface::InterfaceInfo;
 
@@ -31,6 +31,8 @@ pub struct Publication {
     pub forgets_counts: bool,
     /// The description of the generation for reports, such as the names of its ids.
     pub metadata: Vec<u8>,
+    /// The egress policy; `None` if this host's programs may connect to every destination.
+    pub egress: Option<Box<EgressPublication>>,
     /// The interfaces to attach to; `None` if the attached interfaces stay as they are.
     pub attachments: Option<Attachments>,
 }
@@ -52,8 +54,13 @@ pub struct Attachments {
 
 /// A write to the kernel.
 pub enum Write {
-    /// Sets the mode by one store of the control word.
-    Mode(Mode),
+    /// Sets the modes by one store of the control word.
+    Mode {
+        /// The mode for packets.
+        mode: Mode,
+        /// The mode of the egress policy; of no meaning without one.
+        egress: Mode,
+    },
     /// Publishes a generation.
     Generation(Publication),
 }
@@ -104,7 +111,7 @@ impl Dataplane {
             self.arm_rollback(within)?;
         }
         match write {
-            Write::Mode(mode) => self.set_mode(*mode),
+            Write::Mode { mode, egress } => self.set_modes(*mode, *egress),
             Write::Generation(publication) => {
                 if publication.forgets_counts {
                     warn!(
@@ -132,9 +139,20 @@ impl Dataplane {
             rules,
             names,
             metadata,
+            egress,
             ..
         } = publication;
-        self.publish(tables, *mode, rules, names, metadata)?;
+        if let Some(egress) = egress {
+            // Before the control word: without a policy in it, every call passes.
+            let slot = self.control.idle_slot();
+            self.egress.prepare(&self.pins, slot, egress)?;
+        }
+        self.publish_with_egress(tables, *mode, rules, names, metadata, egress.as_deref())?;
+        if egress.is_none() && self.control.pending().is_none() {
+            // Not while a change is pending: a rollback would need it.
+            let _pin_lock = self.pins.lock_exclusive()?;
+            self.egress.detach(&self.pins)?;
+        }
         Ok(())
     }
 

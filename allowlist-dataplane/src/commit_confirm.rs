@@ -138,6 +138,9 @@ impl Dataplane {
         if !self.tracking.is_on {
             self.disable_all_tracking()?;
         }
+        if control.egress.is_none() {
+            self.egress.detach(&self.pins)?;
+        }
         self.free(pending.back_to)
     }
 
@@ -172,10 +175,14 @@ impl Dataplane {
             generation: self.next_generation(),
             ..back_to
         });
+        self.egress.forget_published();
         self.tables.published = None; // that was of the other slot
         self.tracking.is_on = back_to.return_traffic == ReturnTraffic::Track;
         if !self.tracking.is_on {
             self.disable_all_tracking()?;
+        }
+        if back_to.egress.is_none() {
+            self.egress.detach(&self.pins)?;
         }
         self.free(control)
     }

@@ -16,10 +16,11 @@ use nix::net::if_::if_indextoname;
 
 use super::attach::name_of;
 use super::control_map::PublishedMap;
-use super::egress::detach_tracker;
+use super::egress::pinned_links;
 use super::link::{filters, interface_of, take_off};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, other_versions, require_privileges};
 use super::sys::{Access, open_pinned};
+use super::tracker::detach_tracker;
 use super::{Dataplane, View};
 use crate::error::{Context as _, Result, bail};
 
@@ -175,6 +176,9 @@ fn mark_detached(pins: &Pins) -> Result<File> {
 /// The contents of its maps are unknown, except that a daemon of any version ends when its control map is unpinned.
 pub(super) fn detach_other(folder: &Path) -> Result<Vec<String>> {
     let _ = fs::remove_file(folder.join(abi::CONTROL));
+    for (_, link) in pinned_links(folder)? {
+        take_off(&link).context(STILL_ON)?;
+    }
     let mut detached = Vec::new();
     let what = || format!("cannot list the pin directory {}", folder.display());
     let pinned = fs::read_dir(folder).with_context(what)?;

@@ -1,338 +1,366 @@
-//! Attaches, replaces and detaches the flow tracker on an interface.
+//! The egress policy in the kernel: creates its maps, attaches its programs to cgroups by pinned links, and writes its
+//! tables with those of a generation.
 //!
-//! The flow tracker is attached by a pinned tcx link (Linux 6.6), or else by a filter of the clsact queueing
-//! discipline, which needs no pin. Invariant: the record of an interface slot states which of the two is used.
+//! The programs and maps are an object of their own, which is loaded with the first policy that has an egress policy, so
+//! a host without one has neither. Invariant: the tables of a slot are written before a control word names the slot and
+//! has an egress policy; without such a word, every call passes, whatever is attached.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
-use std::thread;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use allowlist_common::abi::{self, Identity, Interface};
-use allowlist_policy::error_code::bail_with;
-use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcError,
-    TcHandle, qdisc_add_clsact,
-};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
-use log::warn;
-use nix::errno::Errno;
-use nix::net::if_::if_indextoname;
+use allowlist_common::abi::{self, EGRESS_TABLES, EgressControl, EgressSettings};
+use allowlist_policy::compile::{RangeTable, Tables};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
+use aya::{Ebpf, EbpfLoader};
 
 use super::Dataplane;
-use super::link::{take_off, take_off_if_pinned, tracks};
+use super::cgroup::Cgroup;
+use super::egress_maps::EgressMaps;
+use super::generations::Generations;
+use super::link::take_off;
 use super::pins::{Pins, is_pinned};
-use super::sys::program_maps;
-use crate::error::{Context as _, Error, Result, of_program};
-use crate::interface::InterfaceInfo;
-use crate::netlink::Netlink;
+use super::ranges;
+use super::sys::{Access, link_program_and_cgroup, open_pinned, update_link};
+use crate::error::{Context as _, Result};
 
-/// The kernel hook to which the flow tracker is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// tcx, or clsact if the kernel has no tcx.
-    Best,
-    /// clsact, even if the kernel has tcx.
-    Clsact,
+/// The object file of the egress policy's programs, embedded into this program.
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allowlist-connect"));
+
+/// The root of cgroup v2, to which the programs are attached by default.
+const ROOT: &str = "/";
+
+/// The egress policy of a generation.
+#[derive(Clone)]
+pub struct EgressPublication {
+    /// The tables of the generation: rules take the place of services, and destinations that of sources.
+    pub tables: Arc<Tables>,
+    /// The exempt endpoints.
+    pub settings: EgressSettings,
+    /// The settings in the control word.
+    pub control: EgressControl,
+    /// The cgroups to attach to, as paths below the root of cgroup v2; empty for the root.
+    pub cgroups: Vec<PathBuf>,
+    /// The paths of the units' cgroups below the root of cgroup v2, in the order of the rows of the tables.
+    pub units: Vec<PathBuf>,
+    /// The addresses of this host's interfaces, calls to which pass.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// The id of the daemon's process in the initial PID namespace, whose calls pass: see
+    /// [`Dataplane::exempt_process`].
+    pub process: u32,
 }
 
-/// The number of waits, and the length of each, for the kernel to free a removed link.
-const WAITS: u32 = 40;
-const WAIT: Duration = Duration::from_millis(50);
+/// The egress policy's maps and programs in this process.
+#[derive(Default)]
+pub(super) struct EgressPolicy {
+    maps: Option<EgressMaps>,
+    /// The loaded programs, which use the maps that are pinned now.
+    programs: Option<Ebpf>,
+    /// The cgroups to which this process attached the loaded programs; `None` before that.
+    attached: Option<Vec<PathBuf>>,
+    /// The tables and settings in the active slot; `None` if another process published them.
+    published: Option<(Arc<Tables>, EgressSettings)>,
+}
 
-pub(super) const BY_TCX: u32 = 1;
-const BY_CLSACT: u32 = 2;
-
-/// The priority of the flow tracker's clsact filter: the highest, because another filter can end the chain.
-const PRIORITY: u16 = 1;
-/// The handle that identifies the flow tracker's filter among clsact filters of the same priority.
-const HANDLE: TcHandle = TcHandle::new(0, 0xa110);
-
-impl Dataplane {
-    /// Attaches the flow tracker to an interface if the policy tracks flows, and returns whether it was not attached
-    /// before.
-    ///
-    /// [`Self::attach`] attaches it too. Call this function earlier, so that flows are recorded before the first packet
-    /// is judged by the recorded flows.
-    pub fn enable_tracking(&mut self, facts: &InterfaceInfo) -> Result<bool> {
-        if !self.tracking.is_on {
-            return Ok(false);
-        }
-        let _pin_lock = self.pins.lock_exclusive()?;
-        let slot = self.reserve(&facts.name)?;
-        let recorded = self.interfaces.get(slot)?;
-        if self
-            .migration
-            .previous_tracks(slot, recorded.egress == BY_CLSACT)?
-        {
-            return Ok(false); // until this version's program is attached
-        }
-        let was_tracked = self.has_tracker(slot, facts)?;
-        let mut object = self.load(slot, false)?;
-        self.attach_tracker(&mut object, slot, facts, Hook::Best)?;
-        Ok(!was_tracked)
-    }
-
-    fn has_tracker(&self, slot: u32, facts: &InterfaceInfo) -> Result<bool> {
-        let recorded = self.interfaces.get(slot)?;
-        let pin = self.pins.egress(slot);
-        Ok(match recorded.egress {
-            BY_TCX => tracks(&pin, facts.index)?,
-            BY_CLSACT => recorded.index == facts.index,
-            _ => false,
+impl EgressPolicy {
+    /// Opens the maps if they are pinned.
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        pins.restore_backup(EGRESS_TABLES)?;
+        Ok(Self {
+            maps: if EgressMaps::are_pinned(pins)? {
+                Some(EgressMaps::open(pins)?)
+            } else {
+                None
+            },
+            ..Self::default()
         })
     }
 
-    /// Attaches the flow tracker to an interface if the policy tracks flows, and detaches it otherwise.
-    pub fn attach_tracker(
+    /// Returns whether the active slot has these tables and settings.
+    pub(super) fn is_published(&self, wanted: Option<&EgressPublication>) -> bool {
+        match (wanted, &self.published) {
+            (None, None) => true,
+            (Some(wanted), Some((tables, settings))) => {
+                wanted.settings == *settings && is_equal(&wanted.tables, tables)
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets which tables are active, after a change of the slot.
+    pub(super) fn forget_published(&mut self) {
+        self.published = None;
+    }
+
+    /// Sets which tables are active, after a control word was stored.
+    pub(super) fn set_published(&mut self, active: Option<&EgressPublication>) {
+        self.published = active.map(|active| (Arc::clone(&active.tables), active.settings));
+    }
+
+    /// Prepares the publish of tables into the idle `slot`: creates the maps, makes them large enough, and attaches the
+    /// programs that use them.
+    pub(super) fn prepare(
         &mut self,
-        object: &mut Ebpf,
+        pins: &Pins,
         slot: u32,
-        facts: &InterfaceInfo,
-        hook: Hook,
+        publication: &EgressPublication,
     ) -> Result<()> {
-        let recorded = self.interfaces.get(slot)?;
-        let egress = if self.tracking.is_on {
-            let program = load(object)?;
-            self.record_tracker(slot, program)?;
-            self.attach_egress(program, slot, (facts, &recorded), hook)
-                .with_context(|| {
+        self.load(pins)?;
+        let maps = self.maps.as_mut().expect("they were just opened");
+        let table = RangeTable::of(&publication.tables.v4, &publication.tables.v6);
+        if ranges::FIXED + table.pool.len() > maps.tables.words() {
+            let words = ranges::wanted(table.pool.len());
+            let _pin_lock = pins.lock_exclusive()?;
+            maps.tables.resize(pins, words, slot)?;
+            (self.programs, self.attached) = (None, None); // those use the smaller map
+        }
+        let maps = self.maps.as_mut().expect("they were just opened");
+        maps.set_addresses(&publication.own_addresses)?;
+        maps.exempt(publication.process);
+        maps.set_units(slot, &rows(&publication.units))?;
+        if self.attached.as_ref() != Some(&publication.cgroups) {
+            self.attach(pins, &publication.cgroups)?;
+            self.attached = Some(publication.cgroups.clone());
+        }
+        Ok(())
+    }
+
+    /// Writes the tables and settings into the idle `slot`, after [`Self::prepare`].
+    pub(super) fn write(&self, slot: u32, publication: &EgressPublication) -> Result<()> {
+        let maps = self.maps.as_ref().context(
+            "the kernel maps of the egress policy are not open; report this as a fault of allowlist",
+        )?;
+        let tables = &publication.tables;
+        let table = RangeTable::of(&tables.v4, &tables.v6);
+        maps.write(slot, tables, &table, &publication.settings)
+    }
+
+    /// Loads the object, which creates and pins the maps that are missing.
+    fn load(&mut self, pins: &Pins) -> Result<&mut Ebpf> {
+        if self.programs.is_none() {
+            let words = match &self.maps {
+                Some(maps) => (maps.tables.words() - ranges::FIXED) as u32,
+                None => abi::MIN_POOL_WORDS,
+            };
+            let object = load(pins, words)?;
+            if self.maps.is_none() {
+                self.maps = Some(EgressMaps::open(pins)?);
+            }
+            self.programs = Some(object);
+        }
+        Ok(self.programs.as_mut().expect("it was just loaded"))
+    }
+
+    /// Attaches the programs to the cgroups at `paths`, below the root of cgroup v2, and pins the links. Replaces the
+    /// programs in links that exist, and detaches the programs from other cgroups.
+    fn attach(&mut self, pins: &Pins, paths: &[PathBuf]) -> Result<()> {
+        let root = [PathBuf::from(ROOT)];
+        let paths = if paths.is_empty() { &root } else { paths };
+        let cgroups: Vec<Cgroup> = paths
+            .iter()
+            .map(|path| Cgroup::open(path))
+            .collect::<Result<_>>()?;
+        let object = self.load(pins)?;
+        let _pin_lock = pins.lock_exclusive()?;
+        for (place, cgroup) in cgroups.iter().enumerate() {
+            for (name, program) in object.programs_mut() {
+                attach_one(pins, place, cgroup, name, program).with_context(|| {
                     format!(
-                        "cannot attach the flow tracker, which only return_traffic = \"track\" needs, to {}",
-                        facts.name
+                        "cannot attach the program {name} of the egress policy to the cgroup {}",
+                        cgroup.path.display()
                     )
-                })?
-        } else if self.control.fallback_tracks() {
-            recorded.egress // a rollback needs its flows
-        } else {
-            detach_tracker(&self.pins, slot, &recorded)?;
-            0
-        };
-        // With the interface, so that a filter on it can be removed after any failure below.
-        self.interfaces.rename(slot, &facts.name)?;
-        let recorded = Interface {
-            egress,
-            index: facts.index,
-            ..self.interfaces.get(slot)?
-        };
-        self.interfaces.set(slot, recorded)
-    }
-
-    /// Replaces the flow tracker on the interface of a slot by the one of `object`.
-    pub(super) fn replace_tracker(
-        &mut self,
-        object: &mut Ebpf,
-        slot: u32,
-        facts: &InterfaceInfo,
-    ) -> Result<()> {
-        let recorded = self.interfaces.get(slot)?;
-        let program = load(object)?;
-        self.record_tracker(slot, program)?;
-        let egress = self.attach_egress(program, slot, (facts, &recorded), Hook::Best)?;
-        self.interfaces.set(slot, Interface { egress, ..recorded })
-    }
-
-    fn record_tracker(&mut self, slot: u32, program: &SchedClassifier) -> Result<()> {
-        let (tracker, _) = program_maps(program.fd()?.as_fd())
-            .context("cannot read the kernel's information about the flow tracker")?;
-        let identity = Identity {
-            tracker,
-            ..self.interfaces.identity(slot)?
-        };
-        self.interfaces.set_identity(slot, identity)
-    }
-
-    /// Detaches the flow tracker from the interface of a slot.
-    pub(super) fn disable_tracking(&mut self, slot: u32) -> Result<()> {
-        let recorded = self.interfaces.get(slot)?;
-        detach_tracker(&self.pins, slot, &recorded)?;
-        let recorded = Interface {
-            egress: 0,
-            ..recorded
-        };
-        self.interfaces.set(slot, recorded)
-    }
-
-    fn attach_egress(
-        &self,
-        program: &mut SchedClassifier,
-        slot: u32,
-        (facts, recorded): (&InterfaceInfo, &Interface),
-        hook: Hook,
-    ) -> Result<u32> {
-        let pin = self.pins.egress(slot);
-        if is_pinned(&pin)? {
-            if hook == Hook::Best && tracks(&pin, facts.index)? {
-                let link: FdLink = PinnedLink::from_pin(&pin)?.into();
-                let id = program.attach_to_link(link.try_into()?)?;
-                drop(program.take_link(id)?); // the pin holds it
-                return Ok(BY_TCX);
-            }
-            take_off(&pin)?;
-        }
-        let mut no_tcx = None;
-        if hook == Hook::Best {
-            match attach_first(program, &facts.name) {
-                Ok(id) => {
-                    let link: FdLink = program.take_link(id)?.try_into()?;
-                    link.pin(&pin)
-                        .context("cannot pin the flow tracker's link")?;
-                    if recorded.egress == BY_CLSACT && recorded.index == facts.index {
-                        remove_filter(&facts.name); // an older kernel's, or a test's
-                    }
-                    return Ok(BY_TCX);
-                }
-                Err(error) if is_there_already(&error) => {
-                    return Err(error).context(
-                        "the flow tracker is already attached, by a link without a pin; end the process that holds the link",
-                    );
-                }
-                Err(error) => {
-                    log::debug!(
-                        "{}: cannot attach the flow tracker by tcx, so clsact is used: {error}",
-                        facts.name
-                    );
-                    no_tcx = Some(error);
-                }
+                })?;
             }
         }
-        attach_filter(program, facts).map_err(|error| match no_tcx {
-            None => error,
-            Some(no_tcx) => error.context(format!(
-                "the kernel refuses the flow tracker as a tcx program ({:#}) and as a clsact filter",
-                Error::from(no_tcx)
-            )),
-        })?;
-        Ok(BY_CLSACT)
+        detach_from(pins, cgroups.len())?;
+        Generations::finish_resize(pins, EGRESS_TABLES)
+    }
+
+    /// Detaches the programs from all cgroups. The maps stay, with their counters. The caller holds the lock of the pins.
+    pub(super) fn detach(&mut self, pins: &Pins) -> Result<()> {
+        (self.programs, self.attached) = (None, None);
+        detach_from(pins, 0)
     }
 }
 
-/// Attaches the flow tracker as the first program on the interface's tcx egress, because any other program may end the
-/// chain.
-///
-/// The kernel frees a link some time after its pin was removed, and refuses the same program until then. Therefore the
-/// attach is retried before clsact is used.
-fn attach_first(
-    program: &mut SchedClassifier,
-    interface: &str,
-) -> Result<SchedClassifierLinkId, ProgramError> {
-    let mut waits = 0;
-    loop {
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        match program.attach_with_options(interface, TcAttachType::Egress, order) {
-            Err(error) if waits < WAITS && is_there_already(&error) => thread::sleep(WAIT),
-            attached => return attached,
-        }
-        waits += 1;
+/// Returns the id of each unit's cgroup with its row. Cgroups that do not exist are left out.
+fn rows(units: &[PathBuf]) -> BTreeMap<u64, u32> {
+    (1..)
+        .zip(units)
+        .filter_map(|(row, path)| Some((Cgroup::open(path).ok()?.id, row)))
+        .collect()
+}
+
+/// Returns whether two generations have the same tables.
+fn is_equal(a: &Arc<Tables>, b: &Arc<Tables>) -> bool {
+    Arc::ptr_eq(a, b)
+        || (a.services == b.services
+            && a.interfaces == b.interfaces
+            && a.v4 == b.v4
+            && a.v6 == b.v6
+            && a.ids == b.ids)
+}
+
+/// Loads the object with a pool of `words` words after the tables of each slot.
+fn load(pins: &Pins, words: u32) -> Result<Ebpf> {
+    let shared = [abi::CONTROL, abi::FALLBACK];
+    let paths: Vec<_> = shared
+        .iter()
+        .chain(&abi::EGRESS_PINNED)
+        .map(|name| (*name, pins.map(name)))
+        .collect();
+    let mut loader = EbpfLoader::new();
+    loader.override_global(abi::GLOBAL_POOL, &words, true);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path);
     }
+    let mut object = loader
+        .load(OBJECT)
+        .context("cannot create or open the kernel maps of the egress policy")?;
+    load_programs(&mut object)?;
+    Ok(object)
 }
 
-fn is_there_already(error: &ProgramError) -> bool {
-    of_program(error) == Some(Errno::EEXIST)
-}
-
-/// Detaches the flow tracker from the interface of a slot, if it is attached.
-pub(super) fn detach_tracker(pins: &Pins, slot: u32, recorded: &Interface) -> Result<()> {
-    take_off_if_pinned(&pins.egress(slot))?;
-    if recorded.egress == BY_CLSACT
-        && let Ok(name) = if_indextoname(recorded.index)
-    {
-        remove_filter(&name.to_string_lossy());
-    }
-    Ok(())
-}
-
-fn load(object: &mut Ebpf) -> Result<&mut SchedClassifier> {
-    // By its type, since its name differs in older objects.
-    let program: &mut SchedClassifier = object
-        .programs_mut()
-        .find_map(|(_, program)| program.try_into().ok())
-        .with_context(|| {
+/// Loads all programs of the object into the kernel.
+pub(super) fn load_programs(object: &mut Ebpf) -> Result<()> {
+    for (name, program) in object.programs_mut() {
+        let loaded = match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
+            _ => continue,
+        };
+        loaded.with_context(|| {
             format!(
-                "the embedded eBPF object has no program {}; reinstall allowlist",
-                abi::TRACKER_PROGRAM
+                "the kernel rejected the program {name} of the egress policy, which needs Linux 6.1 or later; report this with the verifier log, which follows, if the kernel is new enough"
             )
         })?;
-    if program.fd().is_err() {
-        program
-            .load()
-            .context("the kernel rejected the flow tracker's program; report this with the verifier log, which follows")?;
     }
-    Ok(program)
-}
-
-fn attach_filter(program: &mut SchedClassifier, facts: &InterfaceInfo) -> Result<()> {
-    match qdisc_add_clsact(&facts.name) {
-        // An earlier one of this program, or one of another program.
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
-            require_clsact(facts)?;
-        }
-        added => added.context("cannot add the clsact queueing discipline")?,
-    }
-    // Replaces our earlier filter; fails if there is none.
-    let replaced = program.attach_to_link(filter(&facts.name)?);
-    let id = if let Ok(id) = replaced {
-        id
-    } else {
-        let options = NlOptions {
-            priority: PRIORITY,
-            handle: HANDLE,
-            ..NlOptions::default()
-        };
-        let options = TcAttachOptions::Netlink(options);
-        program
-            .attach_with_options(&facts.name, TcAttachType::Egress, options)
-            .with_context(|| {
-                format!(
-                    "cannot add the flow tracker as a clsact filter with priority {PRIORITY} (if `tc filter show dev {} egress` lists another kind of filter with this priority, change the priority of that filter)",
-                    facts.name
-                )
-            })?
-    };
-    // Its drop would detach the filter.
-    std::mem::forget(program.take_link(id)?);
     Ok(())
 }
 
-/// Requires that the interface has no `ingress` queueing discipline, where the kernel would run a filter for sent
-/// packets on received ones.
-///
-/// # Errors
-/// Fails with the commands that replace the `ingress` discipline by clsact.
-fn require_clsact(facts: &InterfaceInfo) -> Result<()> {
-    let kind = Netlink::open()?.ingress_qdisc(facts.index)?;
-    match kind.as_deref() {
-        None | Some("clsact") => Ok(()),
-        Some(kind) => bail_with!(
-            UnsupportedInterface,
-            "{} has the queueing discipline {kind}, which excludes clsact; replace it: `tc qdisc del dev {} {kind}`, then attach its filters to the ingress of clsact (`tc qdisc add dev {} clsact`)",
-            facts.name,
-            facts.name,
-            facts.name
-        ),
+/// Loads the object file with separate maps and without pins, for the kernel's verifier only.
+pub(super) fn load_unpinned() -> Result<Ebpf> {
+    let mut object = EbpfLoader::new()
+        .load(OBJECT)
+        .context("cannot create the kernel maps of the egress policy")?;
+    load_programs(&mut object)?;
+    Ok(object)
+}
+
+fn attach_one(
+    pins: &Pins,
+    place: usize,
+    cgroup: &Cgroup,
+    name: &str,
+    program: &mut Program,
+) -> Result<()> {
+    let pin = pins.map(&link_name(name, place));
+    if is_pinned(&pin)? {
+        let link = open_pinned(&pin, Access::ReadWrite)
+            .with_context(|| format!("cannot open the link {}", pin.display()))?;
+        let (_, id) = link_program_and_cgroup(link.as_fd())?;
+        if id == cgroup.id {
+            return Ok(update_link(link.as_fd(), program.fd()?.as_fd())?);
+        }
+        take_off(&pin)?;
     }
+    // Links to cgroups always permit other programs; the kernel refuses flags (aya#1078).
+    let mode = CgroupAttachMode::Single;
+    let link: FdLink = match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(&cgroup.directory, mode)?;
+            program.take_link(id)?.try_into()?
+        }
+        Program::CgroupSkb(program) => {
+            let hook = CgroupSkbAttachType::Ingress;
+            let id = program.attach(&cgroup.directory, hook, mode)?;
+            program.take_link(id)?.try_into()?
+        }
+        _ => return Ok(()),
+    };
+    link.pin(&pin)
+        .with_context(|| format!("cannot pin the link at {}", pin.display()))?;
+    Ok(())
 }
 
-fn filter(name: &str) -> Result<SchedClassifierLink> {
-    Ok(SchedClassifierLink::attached(
-        name,
-        TcAttachType::Egress,
-        PRIORITY,
-        HANDLE,
-        None,
-    )?)
+/// Returns the name of the pin of a program's link to the cgroup at a place in the list of cgroups.
+fn link_name(program: &str, place: usize) -> String {
+    format!("{program}_{place}")
 }
 
-/// Removes the flow tracker's clsact filter from an interface. The queueing discipline stays, because other filters may
-/// use it.
-fn remove_filter(name: &str) {
-    use aya::programs::links::Link as _;
-    let removed = filter(name).and_then(|link| Ok(link.detach()?));
-    if let Err(error) = removed {
-        // It records flows that are not used, which is harmless.
-        warn!(
-            "{name}: cannot remove the flow tracker's clsact filter: {error:#}; remove it with `tc filter del dev {name} egress pref {PRIORITY}`"
-        );
+/// Returns the paths of all pinned links to cgroups, each with the place of its cgroup.
+pub(super) fn pinned_links(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let what = || format!("cannot list the pin directory {}", folder.display());
+    let mut links = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(what)? {
+        let path = entry.with_context(what)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let place = abi::CONNECT_PROGRAMS
+            .iter()
+            .chain([&abi::RECEIVE_PROGRAM])
+            .find_map(|program| name.strip_prefix(program)?.strip_prefix('_')?.parse().ok());
+        if let Some(place) = place {
+            links.push((place, path.clone()));
+        }
+    }
+    Ok(links)
+}
+
+/// Detaches the programs from the cgroups from a place on, and removes the pins of the links.
+fn detach_from(pins: &Pins, first: usize) -> Result<()> {
+    for (place, pin) in pinned_links(pins.folder())? {
+        if place >= first {
+            take_off(&pin)?;
+        }
+    }
+    Ok(())
+}
+
+/// Detaches all programs of the egress policy, and removes the pins of their links and maps.
+pub(super) fn remove(pins: &Pins) -> Result<()> {
+    detach_from(pins, 0)?;
+    for name in abi::EGRESS_PINNED {
+        pins.unpin(name)?;
+    }
+    pins.unpin_backup(EGRESS_TABLES)
+}
+
+impl Dataplane {
+    /// Sets the addresses of this host's interfaces: calls to them pass under every egress policy.
+    ///
+    /// Does nothing without an egress policy.
+    pub fn set_own_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<()> {
+        match &mut self.egress.maps {
+            Some(maps) => maps.set_addresses(addresses),
+            None => Ok(()),
+        }
+    }
+
+    /// Updates the cgroups of the units in the active tables, which may have been created or replaced since the publish;
+    /// `units` are those of the publication.
+    pub fn refresh_units(&mut self, units: &[PathBuf]) -> Result<()> {
+        let slot = self.control.effective().slot;
+        match &mut self.egress.maps {
+            Some(maps) => maps.set_units(slot, &rows(units)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the calls of a process pass under every egress policy for the next 10 seconds; the daemon extends this for
+    /// itself. `process` is an id in the initial PID namespace.
+    pub fn exempt_process(&self, process: u32) {
+        if let Some(maps) = &self.egress.maps {
+            maps.exempt(process);
+        }
+    }
+
+    /// Ends the exemption of [`Self::exempt_process`].
+    pub fn end_exemption(&self) {
+        if let Some(maps) = &self.egress.maps {
+            maps.end_exemption();
+        }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::os::fd::AsFd as _;
 
-use allowlist_common::abi::{GENERATIONS, SLOTS};
+use allowlist_common::abi::SLOTS;
 use aya::maps::MapData;
 
 use super::btf;
@@ -18,22 +18,28 @@ use crate::error::{Context as _, Error, Result};
 
 /// The map with the generation tables of all slots.
 pub(super) struct Generations {
+    /// The name of the map: that of the tables for packets, or of those of the egress policy.
+    name: &'static str,
     memory: Memory,
     /// The size of each slot in words.
     words: usize,
 }
 
 impl Generations {
-    /// Opens the pinned map of generation tables.
-    pub(super) fn open(pins: &Pins) -> Result<Self> {
-        let map = pins.open_data(GENERATIONS)?;
+    /// Opens the pinned map of generation tables with this name.
+    pub(super) fn open(pins: &Pins, name: &'static str) -> Result<Self> {
+        let map = pins.open_data(name)?;
         let words = map.info()?.value_size() as usize / size_of::<u64>();
-        Self::of(map, words)
+        Self::of(name, map, words)
     }
 
-    fn of(map: MapData, words: usize) -> Result<Self> {
+    fn of(name: &'static str, map: MapData, words: usize) -> Result<Self> {
         let memory = Memory::map(map, words * SLOTS as usize)?;
-        Ok(Self { memory, words })
+        Ok(Self {
+            name,
+            memory,
+            words,
+        })
     }
 
     /// Returns the size of each slot in words.
@@ -48,13 +54,13 @@ impl Generations {
 
     /// Replaces the map by one with `words` words for each slot, and copies every slot but `idle`.
     pub(super) fn resize(&mut self, pins: &Pins, words: usize, idle: u32) -> Result<()> {
-        let grown = make(words)?;
+        let grown = make(self.name, words)?;
         for slot in (0..SLOTS).filter(|slot| *slot != idle) {
             grown.get(slot).copy_from(&self.get(slot));
         }
-        pins.back_up(GENERATIONS)?;
-        if let Err(error) = grown.memory.pin(&pins.map(GENERATIONS)) {
-            pins.restore_backup(GENERATIONS)?;
+        pins.back_up(self.name)?;
+        if let Err(error) = grown.memory.pin(&pins.map(self.name)) {
+            pins.restore_backup(self.name)?;
             return Err(error);
         }
         *self = grown;
@@ -62,26 +68,26 @@ impl Generations {
     }
 
     /// Returns whether programs may still use the map from before a [`Self::resize`].
-    pub(super) fn resize_pending(pins: &Pins) -> Result<bool> {
-        is_pinned(&pins.backup_path(GENERATIONS))
+    pub(super) fn resize_pending(pins: &Pins, name: &str) -> Result<bool> {
+        is_pinned(&pins.backup_path(name))
     }
 
     /// Removes the backup pin of the map from before a [`Self::resize`], which no program uses any more.
-    pub(super) fn finish_resize(pins: &Pins) -> Result<()> {
-        pins.unpin_backup(GENERATIONS)
+    pub(super) fn finish_resize(pins: &Pins, name: &str) -> Result<()> {
+        pins.unpin_backup(name)
     }
 }
 
 /// Returns a copy of the tables in a slot of the pinned map, for a process that only reads.
-pub(super) fn read(pins: &Pins, slot: u32) -> Result<Memory> {
-    let map = pins.open_data(GENERATIONS)?;
+pub(super) fn read(pins: &Pins, name: &str, slot: u32) -> Result<Memory> {
+    let map = pins.open_data(name)?;
     let words = map.info()?.value_size() as usize / size_of::<u64>();
     let words = read_value(map.fd().as_fd(), slot, words)
-        .with_context(|| format!("cannot read the map {GENERATIONS}"))?;
+        .with_context(|| format!("cannot read the map {name}"))?;
     Ok(Memory::copied(map, words))
 }
 
-fn make(words: usize) -> Result<Generations> {
+fn make(name: &'static str, words: usize) -> Result<Generations> {
     let slots = NewMap::Values {
         words,
         entries: SLOTS,
@@ -103,5 +109,5 @@ fn make(words: usize) -> Result<Generations> {
             ))
         }
     })?;
-    Generations::of(MapData::from_fd(map)?, words)
+    Generations::of(name, MapData::from_fd(map)?, words)
 }

@@ -10,7 +10,8 @@
 //! - `apply` applies a write as a whole: publishes, attaches, and goes back if a step fails
 //! - `commit_confirm` makes the kernel roll back a change that is not confirmed
 //! - `migrate` replaces the program of another version
-//! - `attach` and `new_link` attach the program to an interface, `egress` the flow tracker
+//! - `attach` and `new_link` attach the program to an interface, `tracker` the flow tracker
+//! - `egress` attaches the programs of the egress policy to cgroups (`cgroup`), `egress_maps` has their maps, `egress_view` reads them
 //! - `flows` resizes the flow table, `tracking` adds flows that are older than the filter, `tracked` lists and cuts flows
 //! - `snapshot` reads and restores the applied state, `detach` detaches
 //! - `view` reads the maps without a daemon
@@ -52,6 +53,7 @@ mod apply;
 mod attach;
 mod attach_mode;
 mod btf;
+mod cgroup;
 mod clock;
 mod commit_confirm;
 mod control_map;
@@ -59,6 +61,8 @@ mod control_state;
 mod counters;
 mod detach;
 mod egress;
+mod egress_maps;
+mod egress_view;
 mod error;
 mod facts;
 mod flows;
@@ -83,6 +87,7 @@ mod sys;
 mod tables;
 mod trace;
 mod tracked;
+mod tracker;
 mod tracking;
 mod tries;
 mod verify;
@@ -98,7 +103,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use allowlist_common::abi::{self, Control};
+use allowlist_common::abi::{self, Control, EgressControl};
 use allowlist_policy::Mode;
 use aya::programs::Xdp;
 use aya::util::nr_cpus;
@@ -108,10 +113,12 @@ use log::warn;
 pub use self::apply::{AttachedPrograms, Attachments, Publication, Write};
 pub use self::attach::{Attached, XdpMode, name_of_program};
 pub use self::attach_mode::AttachModeRequest;
+pub use self::cgroup::mount_point as cgroup_mount_point;
 pub use self::clock::kernel_clock;
 pub use self::commit_confirm::PendingConfirm;
 pub use self::detach::detach_all;
-pub use self::egress::Hook;
+pub use self::egress::EgressPublication;
+pub use self::egress_view::EgressCounted;
 pub use self::error::{Error, Result};
 pub use self::facts::require_namespace;
 pub use self::lookup::Lookup;
@@ -121,6 +128,7 @@ pub use self::selfcheck::{Difference, DifferenceKind};
 pub use self::snapshot::AppliedState;
 pub use self::trace::print_trace;
 pub use self::tracked::{Side, TrackedFlow};
+pub use self::tracker::Hook;
 pub use self::verify::{Verified, verify};
 pub use self::view::{Attachment, Counted, Entry, View, by_all_names};
 pub use self::watch::{Seen, Watch};
@@ -128,6 +136,7 @@ use crate::error::Context as _;
 use control_map::{ControlMap, FallbackMap, PublishedControl, PublishedMap};
 use control_state::ControlState;
 use counters::Counters;
+use egress::EgressPolicy;
 use flows::Flows;
 use generations::Generations;
 use interface_slots::InterfaceSlots;
@@ -185,6 +194,7 @@ pub struct Dataplane {
     counters: Counters,
     interfaces: InterfaceSlots,
     tracking: Tracking,
+    egress: EgressPolicy,
     migration: Migration,
     /// Whether pins were missing at the start, so that the attached programs use other maps than this value.
     is_patched: bool,
@@ -244,7 +254,7 @@ impl Dataplane {
         }
         let fallback = FallbackMap::map(&take(abi::FALLBACK)?, Access::ReadWrite)?;
         let tables = SlotTables {
-            generations: Generations::open(&pins)?,
+            generations: Generations::open(&pins, abi::GENERATIONS)?,
             prefixes: Slots::open(&pins, abi::PREFIXES)?,
             tries: TrieSlots {
                 v4: take(abi::TRIES_V4)?.try_into()?,
@@ -270,6 +280,7 @@ impl Dataplane {
                 flows,
                 marks: Box::new(Marks::open(&pins)?),
             },
+            egress: EgressPolicy::open(&pins)?,
             migration: Migration::new(others),
             is_patched,
             has_detached: AtomicBool::new(false),
@@ -305,6 +316,19 @@ impl Dataplane {
         self.control.store(Control {
             observe: mode == Mode::Observe,
             ..self.control.load()
+        });
+    }
+
+    /// Sets the mode for packets and the mode of the egress policy, if there is one, by one atomic store.
+    pub fn set_modes(&mut self, mode: Mode, egress: Mode) {
+        let control = self.control.load();
+        self.control.store(Control {
+            observe: mode == Mode::Observe,
+            egress: control.egress.map(|settings| EgressControl {
+                observe: egress == Mode::Observe,
+                ..settings
+            }),
+            ..control
         });
     }
 
@@ -380,7 +404,7 @@ fn pool_words(pins: &Pins) -> Result<u32> {
     if !is_pinned(&pins.map(abi::GENERATIONS))? {
         return Ok(abi::MIN_POOL_WORDS);
     }
-    let words = Generations::open(pins)?.words() - ranges::FIXED;
+    let words = Generations::open(pins, abi::GENERATIONS)?.words() - ranges::FIXED;
     u32::try_from(words).map_err(|_| {
         Error::message(
             "the pinned map GENERATIONS is too large for the XDP program; run `allowlist detach`, then start the daemon again",

@@ -68,7 +68,7 @@ impl View {
 
     fn tables(&self, control: Control) -> Result<Tables> {
         let slot = control.slot;
-        let memory = generations::read(&self.pins, slot % abi::SLOTS)?;
+        let memory = generations::read(&self.pins, abi::GENERATIONS, slot % abi::SLOTS)?;
         let copied = Copied::of(&memory.all())?;
         let (tries, entries) = match control.lookup {
             abi::Engine::RangeTable => (None, ranges::entries_in(&self.pins, slot, &copied)?),

@@ -444,6 +444,7 @@ impl Pins {
         for name in super::MOVED {
             self.unpin_backup(name)?;
         }
+        super::egress::remove(self)?;
         self.unpin(super::migrate::OLDER_NAMES)?;
         for name in [abi::PREFIXES, abi::METADATA] {
             super::slots::remove_all(self, name)?;

@@ -10,6 +10,7 @@ use allowlist_policy::{Mode, Rules};
 use log::info;
 
 use super::Dataplane;
+use super::egress::EgressPublication;
 use super::generations::Generations;
 use super::tables::Prepared;
 use crate::error::Result;
@@ -35,6 +36,21 @@ impl Dataplane {
         interfaces: &[String],
         metadata: &[u8],
     ) -> Result<u32> {
+        self.publish_with_egress(tables, mode, rules, interfaces, metadata, None)
+    }
+
+    /// Publishes like [`Self::publish`], with an egress policy, whose tables become active at the same time.
+    ///
+    /// `EgressPolicy::prepare` must have attached its programs. Without an egress policy, every call passes.
+    pub fn publish_with_egress(
+        &mut self,
+        tables: &Tables,
+        mode: Mode,
+        rules: &Rules,
+        interfaces: &[String],
+        metadata: &[u8],
+        egress: Option<&EgressPublication>,
+    ) -> Result<u32> {
         self.bring_programs_up_to_date()?;
         let own_ports = sockets::own_ports()?;
         let current = self.control.load();
@@ -47,9 +63,12 @@ impl Dataplane {
             slot: current.slot,
             pending: current.pending,
             shares_ports,
+            egress: egress.map(|egress| egress.control),
             ..wanted
         };
-        if self.change_in_place(&services, tables, next, metadata) {
+        if self.egress.is_published(egress)
+            && self.change_in_place(&services, tables, next, metadata)
+        {
             return Ok(next.generation);
         }
         let slot = self.control.idle_slot();
@@ -65,11 +84,15 @@ impl Dataplane {
             tables,
             metadata,
         )?;
+        if let Some(egress) = egress {
+            self.egress.write(slot, egress)?;
+        }
         self.forget_services(current, &services)?;
         self.flip(Control { slot, ..next });
         // Once more, for packets that the last generation let pass until now.
         self.forget_services(current, &services)?;
         self.tables.published = Some(published);
+        self.egress.set_published(egress);
         Ok(next.generation)
     }
 
@@ -120,12 +143,12 @@ impl Dataplane {
     ///
     /// A process may have ended after it created the larger tables and before it replaced all programs.
     fn bring_programs_up_to_date(&mut self) -> Result<()> {
-        if !Generations::resize_pending(&self.pins)? {
+        if !Generations::resize_pending(&self.pins, GENERATIONS)? {
             return Ok(());
         }
         self.replace_programs()?;
         let _pin_lock = self.pins.lock_exclusive()?;
-        Generations::finish_resize(&self.pins)
+        Generations::finish_resize(&self.pins, GENERATIONS)
     }
 
     /// Returns the size of one generation's tables in bytes, including the pool and its spare room.

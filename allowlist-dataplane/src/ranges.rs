@@ -57,6 +57,19 @@ pub(super) struct Ranges {
     changes: usize,
 }
 
+/// Writes a range table into a slot that no program uses, without a list of its prefixes.
+pub(super) fn write_table(memory: &Part<'_>, table: &RangeTable) -> Result<()> {
+    ensure!(
+        FIXED + table.pool.len() <= memory.words(),
+        "the range table is larger than its slot in the kernel"
+    );
+    memory.write(REACH, &*table.reach);
+    memory.write(ROOT_V4 / 2, &paired(&*table.v4));
+    memory.write(ROOT_V6 / 2, &paired(&*table.v6));
+    memory.write(FIXED, &table.pool);
+    Ok(())
+}
+
 /// The entry of a root before a change in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RootUndo {
@@ -76,14 +89,7 @@ impl Ranges {
         table: &RangeTable,
         (v4, v6): Prefixes<'_>,
     ) -> Result<Self> {
-        memory.write(REACH, &*table.reach);
-        memory.write(ROOT_V4 / 2, &paired(&*table.v4));
-        memory.write(ROOT_V6 / 2, &paired(&*table.v6));
-        ensure!(
-            FIXED + table.pool.len() <= memory.words(),
-            "the range table is larger than its slot in the kernel"
-        );
-        memory.write(FIXED, &table.pool);
+        write_table(memory, table)?;
         let base = LIST + v4.len() + v6.len() * 3;
         let list = prefixes.room(pins, slot, base + base / 8 + LIST_LEAST)?;
         write_list(&list.all(), v4, v6);

@@ -92,6 +92,7 @@ impl Dataplane {
         // This rolls back a change that has become pending since, so nothing is left to confirm.
         let pending = before.pending && self.control.load().pending;
         self.flip(Control { pending, ..before });
+        self.egress.forget_published();
         self.tables.published = None; // it may describe the other slot
         self.tracking.is_on = before.return_traffic == ReturnTraffic::Track;
         Ok(())

@@ -297,6 +297,30 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Replaces the program in a link, by one atomic step for the hook.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = no_attributes();
+    attributes.link_update.link_fd = link.as_raw_fd().cast_unsigned();
+    attributes.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd().cast_unsigned();
+    #[expect(unsafe_code, reason = "a system call")]
+    // SAFETY: the attributes hold no pointer.
+    unsafe {
+        bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attributes)?
+    };
+    Ok(())
+}
+
+/// Returns the id of the program in a link to a cgroup, and the id of the cgroup, which is 0 once the cgroup is gone.
+pub(super) fn link_program_and_cgroup(link: BorrowedFd<'_>) -> io::Result<(u32, u64)> {
+    #[expect(unsafe_code, reason = "a system call that writes to `info`")]
+    // SAFETY: the structure is of integers, and holds no pointer for this kind of link.
+    unsafe {
+        let mut info: bpf_link_info = zeroed();
+        read_info(link, &mut info)?;
+        Ok((info.prog_id, info.__bindgen_anon_1.cgroup.cgroup_id))
+    }
+}
+
 /// Returns the ids of the programs on an interface's tcx egress, in the order in which they run.
 ///
 /// # Errors

@@ -6,8 +6,8 @@ use aya::EbpfLoader;
 use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use serde::Serialize;
 
-use super::OBJECT;
 use super::pins::require_privileges;
+use super::{OBJECT, egress};
 use crate::error::{Context as _, Result};
 
 /// The properties of a program that the kernel's verifier accepted.
@@ -50,6 +50,12 @@ pub fn verify(trace: bool) -> Result<Vec<Verified>> {
                 .load()
                 .with_context(|| refused(abi::TRACKER_PROGRAM))?;
             verified.push(numbers(abi::TRACKER_PROGRAM, &classifier.info()?)?);
+        }
+    }
+    for (name, program) in egress::load_unpinned()?.programs() {
+        let names = abi::CONNECT_PROGRAMS.iter().chain([&abi::RECEIVE_PROGRAM]);
+        if let Some(name) = names.copied().find(|one| *one == name) {
+            verified.push(numbers(name, &program.info()?)?);
         }
     }
     verified.sort_by_key(|one| one.program);

@@ -325,7 +325,7 @@ pub fn by_all_names(counted: &[Counted]) -> BTreeMap<String, Counters> {
 }
 
 /// Returns the entries of a per-CPU array with an index below `ids`, each summed over all CPUs with `plus`.
-fn sums<T: aya::Pod + Default>(
+pub(super) fn sums<T: aya::Pod + Default>(
     map: &PerCpuArray<MapData, T>,
     ids: usize,
     room: u32,

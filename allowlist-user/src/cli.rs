@@ -460,6 +460,9 @@ pub struct ModeChange {
     /// The new mode
     #[arg(value_enum)]
     pub mode: ModeArg,
+    /// Set the mode of the egress policy; the mode for packets stays
+    #[arg(long)]
+    pub egress: bool,
     /// The options of the lockout check and of commit confirm.
     #[command(flatten)]
     pub care: CareArgs,

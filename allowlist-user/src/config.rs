@@ -6,6 +6,7 @@
 //! vendors exist.
 
 mod document;
+mod egress;
 mod exposure;
 mod read;
 mod secrets;
@@ -222,6 +223,7 @@ impl Config {
             Policy {
                 services: vec![service],
                 sources,
+                egress: None,
             },
         ))
     }
@@ -262,30 +264,31 @@ impl Config {
                     .to_owned(),
             );
         }
-        if self.policy.services.is_empty() {
+        if self.policy.services.is_empty() && self.policy.egress.is_none() {
             warnings.push("no service is configured: add a [services.NAME] table".to_owned());
         }
         warnings.extend(self.rules_warnings());
-        for service in &self.policy.services {
-            for source in service
-                .allow
-                .iter()
-                .filter_map(|name| self.policy.source(name))
-            {
+        warnings.extend(self.egress_warnings().map(str::to_owned));
+        for (open, names) in self.source_users() {
+            for source in names.iter().filter_map(|name| self.policy.source(name)) {
                 if let Origin::Prefixes(prefixes) = &source.origin {
                     for everyone in prefixes.iter().filter(|prefix| prefix.prefix_len() == 0) {
                         warnings.push(format!(
-                            "services.{} is open to everyone: sources.{} contains {everyone}",
-                            service.name, source.name,
+                            "{open}: sources.{} contains {everyone}",
+                            source.name,
                         ));
                     }
                 }
             }
         }
+        let users = match self.policy.egress {
+            Some(_) => "a service's `allow` or an egress rule's `to`",
+            None => "a service's `allow`",
+        };
         for source in &self.policy.sources {
-            if self.policy.user_of(source).is_none() {
+            if !self.policy.is_used(source) {
                 warnings.push(format!(
-                    "sources.{} is not used: name it in a service's `allow`, or remove it",
+                    "sources.{} is not used: name it in {users}, or remove it",
                     source.name,
                 ));
                 continue;

@@ -123,6 +123,8 @@ struct RequestBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<Mode>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
@@ -213,7 +215,9 @@ impl RequestBody {
         };
         match operation {
             Operation::Add(entries) | Operation::Remove(entries) => request.entries = Some(entries),
-            Operation::Mode { mode } => request.mode = Some(mode),
+            Operation::Mode { mode, egress } => {
+                (request.mode, request.egress) = (Some(mode), egress.then_some(true));
+            }
             Operation::Accept { source, id } => (request.source, request.id) = (Some(source), id),
             Operation::Refresh { sources } => request.source = sources.into_iter().next(),
             Operation::Rollback { to } => request.to = to,
@@ -249,6 +253,7 @@ impl RequestBody {
             "remove" => Operation::Remove(self.entries.take().ok_or_else(|| lacks("entries"))?),
             "mode" => Operation::Mode {
                 mode: self.mode.take().ok_or_else(|| lacks("mode"))?,
+                egress: self.egress.take().unwrap_or_default(),
             },
             "accept" => Operation::Accept {
                 source: self.source.take().ok_or_else(|| lacks("source"))?,
@@ -290,6 +295,7 @@ impl RequestBody {
         let unused = [
             ("entries", self.entries.is_some()),
             ("mode", self.mode.is_some()),
+            ("egress", self.egress.is_some()),
             ("source", self.source.is_some()),
             ("id", self.id.is_some()),
             ("to", self.to.is_some()),
@@ -354,6 +360,7 @@ mod tests {
                 r#"{"mode":"observe"}"#,
                 Operation::Mode {
                     mode: Mode::Observe,
+                    egress: false,
                 },
             ),
             ("reload", "{}", Operation::Reload { from: None }),
@@ -421,7 +428,7 @@ mod tests {
             mode {"mode":"observe","source":"x"}
                 the request mode does not take the key `source`; remove the key
             reload {"forced":true}
-                unknown field `forced`, expected one of `entries`, `mode`, `source`, `id`, `to`, `force`, `confirm_within_seconds`, `session` at line 1 column 9
+                unknown field `forced`, expected one of `entries`, `mode`, `egress`, `source`, `id`, `to`, `force`, `confirm_within_seconds`, `session` at line 1 column 9
             detach {}
                 there is no request "detach"; GET / lists all requests
             accept {"source":"../x"}
@@ -447,6 +454,7 @@ mod tests {
             Operation::Remove(Vec::new()),
             Operation::Mode {
                 mode: Mode::Enforce,
+                egress: false,
             },
             Operation::Accept {
                 source: "a".to_owned(),

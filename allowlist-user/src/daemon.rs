@@ -19,6 +19,7 @@ mod additions;
 mod clocks;
 mod commit;
 mod confirm;
+mod egress;
 mod files;
 mod initial_lists;
 mod interfaces;
@@ -250,6 +251,7 @@ impl Daemon {
                         return Ok(());
                     }
                     self.look_after_interfaces().await;
+                    self.refresh_egress().await;
                     self.handle_timers().await;
                     self.update_meta().await;
                     self.store.catch_up_journal();
@@ -264,6 +266,7 @@ impl Daemon {
                         return Ok(());
                     }
                     self.look_after_interfaces().await;
+                    self.refresh_egress().await;
                 }
                 request = self.control.request() => {
                     self.handle_request(request).await;

@@ -7,6 +7,7 @@
 //! Invariant: the difference is empty if and only if `status`, `list` and `explain` have equal output for both states.
 //! Pure: does not know the daemon, the kernel, the disk or the clock.
 
+mod egress;
 mod plan;
 mod sources;
 #[cfg(test)]
@@ -18,7 +19,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use allowlist_lists::states::SourceStates;
-use allowlist_policy::compile::{CompileError, IdTable, Tables, compile, require_room};
+use allowlist_policy::compile::{
+    CompileError, IdTable, Tables, compile, compile_egress, require_room,
+};
 use allowlist_policy::{Feed, Keep, Mode, Policy, Rules, Service, public_url};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -45,6 +48,8 @@ pub struct EffectiveState {
     /// The text from which the configuration was read.
     written: Arc<ConfigText>,
     mode: Mode,
+    /// The active mode of the egress policy; of no meaning without one.
+    egress_mode: Mode,
     additions: Arc<Additions>,
     sources: SourceStates,
     /// The policy of the configuration, with a source of added prefixes for each service that has some.
@@ -53,6 +58,7 @@ pub struct EffectiveState {
 
 impl EffectiveState {
     /// Returns the state with these inputs. `mode` may differ from the configuration's mode; `sources` may lack lists.
+    /// The egress policy has the configuration's mode.
     /// The lists of added prefixes in `sources` are replaced by those of `additions`.
     pub fn new(
         config: Arc<Config>,
@@ -76,6 +82,7 @@ impl EffectiveState {
         }
         Self {
             policy: Arc::new(additions.with(&config.policy)),
+            egress_mode: config.egress_mode(),
             config,
             written,
             mode,
@@ -89,6 +96,9 @@ impl EffectiveState {
     pub fn with_change(&self, change: &Change) -> Self {
         let next = Self {
             mode: change.mode.unwrap_or(self.config.mode),
+            egress_mode: change
+                .egress_mode
+                .unwrap_or_else(|| self.config.egress_mode()),
             ..self.clone()
         };
         if change.edits.is_empty() {
@@ -104,7 +114,16 @@ impl EffectiveState {
     pub fn with_additions(&self, additions: Additions) -> Self {
         let (config, written) = (Arc::clone(&self.config), Arc::clone(&self.written));
         let (additions, sources) = (Arc::new(additions), self.sources.clone());
-        Self::new(config, written, self.mode, additions, sources)
+        Self::new(config, written, self.mode, additions, sources).with_egress_mode(self.egress_mode)
+    }
+
+    /// Returns this state with another mode of the egress policy.
+    #[must_use]
+    pub fn with_egress_mode(self, egress_mode: Mode) -> Self {
+        Self {
+            egress_mode,
+            ..self
+        }
     }
 
     /// Returns this state with other lists of sources.
@@ -129,6 +148,11 @@ impl EffectiveState {
     /// Returns the active mode, which a command may have set.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Returns the active mode of the egress policy, which a command may have set.
+    pub fn egress_mode(&self) -> Mode {
+        self.egress_mode
     }
 
     /// Returns the prefixes that were added by command.
@@ -158,16 +182,16 @@ impl EffectiveState {
         missing.cloned().collect()
     }
 
-    /// Compiles the state into tables. Returns the tables, and whether their ids are new, so that counters start at 0.
+    /// Compiles the state into tables.
     ///
     /// Sets of sources and services keep the ids that they have in `known`. If the ids run out, which takes thousands
     /// of changes of the overlaps between sources, all sets get new ids. A missing list is replaced as `at_start`
     /// defines. `index_of` returns the index of the interface with a name.
     pub fn compile(
         &self,
-        known: &IdTable,
+        known: &KnownIds,
         index_of: impl Fn(&str) -> Option<u32>,
-    ) -> Result<(Tables, bool), CompileError> {
+    ) -> Result<Compiled, CompileError> {
         let policy = self.policy.on_interfaces(&self.config.interfaces, index_of);
         let mut lists = self.sources.feeds().clone();
         for name in self.missing() {
@@ -175,13 +199,22 @@ impl EffectiveState {
             lists.insert(name, Arc::new(stand_in));
         }
         require_room(&policy, &lists, self.config.max_prefixes)?;
-        let compile = |ids| compile(&policy, &lists, u32::MAX, ids);
-        match compile(known) {
+        let compile = |ids: &KnownIds| -> Result<_, CompileError> {
+            let tables = compile(&policy, &lists, u32::MAX, &ids.packets)?;
+            let egress = compile_egress(&policy, &lists, u32::MAX, &ids.egress)?;
+            Ok((Arc::new(tables), egress.map(Arc::new)))
+        };
+        let ((tables, egress), is_renumbered) = match compile(known) {
             Err(CompileError::TooManyMatches | CompileError::TooManyServiceCounts) => {
-                Ok((compile(&IdTable::default())?, true))
+                (compile(&KnownIds::default())?, true)
             }
-            tables => Ok((tables?, false)),
-        }
+            compiled => (compiled?, false),
+        };
+        Ok(Compiled {
+            tables,
+            egress,
+            is_renumbered,
+        })
     }
 
     /// Returns whether a command has set a mode other than that of the configuration.
@@ -203,11 +236,45 @@ impl EffectiveState {
     }
 }
 
+/// The ids of the kernel's counters, with their names.
+#[derive(Clone, Debug, Default)]
+pub struct KnownIds {
+    /// The ids of the counters of packets.
+    pub packets: IdTable,
+    /// The ids of the counters of the egress policy.
+    pub egress: IdTable,
+}
+
+/// An effective state, compiled.
+#[derive(Clone)]
+pub struct Compiled {
+    /// The tables for packets.
+    pub tables: Arc<Tables>,
+    /// The tables of the egress policy; `None` without one.
+    pub egress: Option<Arc<Tables>>,
+    /// Whether all ids are new, so that the counters restart at 0.
+    pub is_renumbered: bool,
+}
+
+impl Compiled {
+    /// Returns the ids of the tables.
+    pub fn ids(&self) -> KnownIds {
+        KnownIds {
+            packets: self.tables.ids.clone(),
+            egress: self
+                .egress
+                .as_ref()
+                .map_or_else(IdTable::default, |tables| tables.ids.clone()),
+        }
+    }
+}
+
 /// Returns a line for each difference between two effective states; no line if verdicts and reports are equal. Added
 /// prefixes that have expired at `now` are ignored.
 pub fn difference(old: &EffectiveState, new: &EffectiveState, now: Timestamp) -> Vec<String> {
     let mut lines = Lines::default();
     mode(old, new, &mut lines);
+    egress::compare(old, new, &mut lines);
     configuration(&old.config, &new.config, &mut lines);
     services(&old.config.policy, &new.config.policy, &mut lines);
     sources::compare(old, new, &mut lines);

@@ -18,6 +18,8 @@ use jiff::Timestamp;
 use log::warn;
 use serde::{Deserialize, Serialize};
 
+use crate::effective::KnownIds;
+
 /// The maximum size of the metadata in the kernel, in bytes. If the grace prefixes make it larger, they are omitted.
 const MAX_BYTES: usize = 16 << 20;
 /// The file in which earlier versions stored the metadata, and its maximum size in bytes.
@@ -33,6 +35,12 @@ pub struct GenerationMeta {
     /// The names of the sources and services behind the ids in the kernel's maps.
     #[serde(rename = "names")]
     pub ids: IdTable,
+    /// The names of the sources and rules behind the ids in the maps of the egress policy.
+    #[serde(default)]
+    pub egress_ids: IdTable,
+    /// The rules of the egress policy, by name.
+    #[serde(default)]
+    pub egress_rules: BTreeMap<String, RuleMeta>,
     /// The services of the generation, by name.
     pub services: BTreeMap<String, ServiceMeta>,
     /// The used sources of the generation, by name.
@@ -48,6 +56,17 @@ pub struct ServiceMeta {
     pub interfaces: Vec<String>,
     /// The names of the sources that the service allows.
     pub allow: Vec<String>,
+}
+
+/// A rule of the egress policy as the metadata describes it for reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleMeta {
+    /// The names of the sources that list the destinations.
+    pub to: Vec<String>,
+    /// The ports of the rule, as configured.
+    pub ports: Vec<String>,
+    /// The units that the rule is limited to; empty for all programs.
+    pub units: Vec<String>,
 }
 
 /// A source as the metadata describes it for reports.
@@ -113,14 +132,28 @@ impl GenerationMeta {
     /// Returns the metadata of a generation with this policy and these lists; `since` is the start of uninterrupted
     /// filtering.
     pub fn new(
-        ids: &IdTable,
+        ids: &KnownIds,
         policy: &Policy,
         lists: &SourceStates,
         since: Option<Timestamp>,
     ) -> Self {
         Self {
             since,
-            ids: ids.clone(),
+            ids: ids.packets.clone(),
+            egress_ids: ids.egress.clone(),
+            egress_rules: policy
+                .egress
+                .iter()
+                .flat_map(|egress| &egress.rules)
+                .map(|rule| {
+                    let meta = RuleMeta {
+                        to: rule.to.clone(),
+                        ports: rule.ports.iter().map(ToString::to_string).collect(),
+                        units: rule.units.clone(),
+                    };
+                    (rule.name.clone(), meta)
+                })
+                .collect(),
             services: policy
                 .services
                 .iter()
@@ -136,7 +169,7 @@ impl GenerationMeta {
             sources: policy
                 .sources
                 .iter()
-                .filter(|source| policy.user_of(source).is_some())
+                .filter(|source| policy.is_used(source))
                 .map(|source| {
                     let feed = lists.feed(&source.name);
                     let health = lists.health(&source.name);

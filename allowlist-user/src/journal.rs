@@ -51,6 +51,9 @@ pub struct Change {
     /// The mode that was set by command; `None` if the configuration's mode is active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// The mode of the egress policy that was set by command; `None` if the configuration's is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_mode: Option<Mode>,
     /// The checksum of the suppressed configuration file, which is ignored because its change was rolled back; `None`
     /// if the file is not suppressed.
     #[serde(rename = "held_back", default, skip_serializing_if = "Option::is_none")]

@@ -39,10 +39,13 @@ pub enum Operation<P = Prefixes> {
     Remove(P),
     /// Removes added prefixes at the end of their time to live.
     Expire(P),
-    /// Sets the active mode.
+    /// Sets the active mode for packets, or that of the egress policy.
     Mode {
         /// The mode to set.
         mode: Mode,
+        /// Whether the mode of the egress policy is set, and not the mode for packets.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        egress: bool,
     },
     /// Accepts a list that the gate rejected.
     Accept {
@@ -144,7 +147,10 @@ impl fmt::Display for Operation {
             Self::Add(prefixes) => write!(out, "add {}", prefixes.text("to")),
             Self::Remove(prefixes) => write!(out, "remove {}", prefixes.text("from")),
             Self::Expire(prefixes) => write!(out, "expire {}", prefixes.text("from")),
-            Self::Mode { mode } => write!(out, "mode {}", mode.name()),
+            Self::Mode { mode, egress } => {
+                let of = if *egress { "egress mode" } else { "mode" };
+                write!(out, "{of} {}", mode.name())
+            }
             Self::Accept { source, id: None } => write!(out, "accept the list of {source}"),
             Self::Accept {
                 source,

@@ -5,6 +5,7 @@ mod added;
 mod attach;
 mod audit;
 mod changes;
+mod egress;
 mod event;
 mod explain;
 mod flows;

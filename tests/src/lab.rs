@@ -4,6 +4,7 @@
 //! ends, also by SIGKILL. Several laboratories can run at the same time.
 
 mod background_load;
+mod cgroup;
 mod clock;
 mod confirm_time;
 mod foreign;
@@ -26,6 +27,7 @@ pub mod frame;
 pub mod stream;
 
 pub use background_load::with_background_load;
+pub use cgroup::Cgroup;
 pub use clock::WallClock;
 pub use foreign::{ForeignProgram, attach_first, detach_link, load_foreign, replace_program};
 pub use frame_sender::FrameSender;

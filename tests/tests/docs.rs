@@ -14,19 +14,28 @@ fn parse(text: &str, from: &str) -> Config {
     Config::parse(text, Path::new(from)).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Returns the configurations in a document, of which there is at least one.
+fn configurations(document: &str) -> Vec<&str> {
+    let blocks = document.split("```toml\n").skip(1);
+    let blocks: Vec<_> = blocks.filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!blocks.is_empty(), "the document shows a configuration");
+    blocks
+}
+
 #[test]
 fn configurations_in_the_readme_are_valid() {
-    let readme = include_str!("../../README.md");
-    let blocks: Vec<_> = readme
-        .split("```toml\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .collect();
-    assert!(!blocks.is_empty(), "the README shows a configuration");
-    for block in blocks {
+    for block in configurations(include_str!("../../README.md")) {
         let config = parse(block, "README.md");
         assert_eq!(config.warnings(), [""; 0]);
         assert_eq!(config.ssh_warning(), None);
+    }
+}
+
+#[test]
+fn the_egress_policy_in_its_document_is_valid() {
+    for block in configurations(include_str!("../../docs/egress.md")) {
+        let egress = parse(block, "docs/egress.md").policy.egress;
+        assert!(egress.is_some_and(|egress| !egress.rules.is_empty()));
     }
 }
 
@@ -34,11 +43,12 @@ fn configurations_in_the_readme_are_valid() {
 const EXAMPLE: &str = include_str!("../../dist/allowlist.toml");
 
 /// Keys without a default; comments in the example show possible values.
-const WITHOUT_DEFAULT: [&str; 31] = [
+const WITHOUT_DEFAULT: [&str; 35] = [
     "allow",
     "attribute",
     "bearer_file",
     "ca_file",
+    "cgroups",
     "column",
     "command",
     "control_group",
@@ -62,6 +72,9 @@ const WITHOUT_DEFAULT: [&str; 31] = [
     "resolvers",
     "select",
     "separator",
+    "time_servers",
+    "to",
+    "units",
     "unzip",
     "url",
     "webhook",
@@ -108,6 +121,7 @@ fn the_example_is_valid() {
     let config = parse(EXAMPLE, "dist/allowlist.toml");
     assert_eq!(config.warnings(), [""; 0]);
     assert_eq!((config.ssh_warning(), config.ssh_note()), (None, None));
+    assert_eq!(config.policy.egress, None, "an operator must choose it");
 }
 
 /// Commented keys have their defaults as values, as the example states. The other commented keys are valid together,
@@ -141,10 +155,12 @@ fn known_keys(text: &str) -> Vec<String> {
 #[test]
 fn the_example_has_every_key() {
     let tables = [
-        ("", "0 = 1", 15),
+        ("", "0 = 1", 16),
         ("keep", "keep.0 = 1", 6),
         ("on_change", "on_change.0 = 1", 4),
         ("services", "services.a.0 = 1", 3),
+        ("egress", "egress.0 = 1", 7),
+        ("egress", "egress.rules.a.0 = 1", 3),
         ("sources", "sources.a.0 = 1", 31),
     ];
     let mut table = "";
@@ -152,9 +168,10 @@ fn the_example_has_every_key() {
     for line in EXAMPLE.lines() {
         match Line::of(line) {
             Line::Header(header) => {
-                let name = header.trim_matches(['[', ']']);
-                table = name.split('.').next().expect("a part");
+                let mut parts = header.trim_matches(['[', ']']).split('.');
+                table = parts.next().expect("a part");
                 shown.push(("", table));
+                shown.extend(parts.next().map(|inner| (table, inner)));
             }
             Line::Key(_, key, _) => shown.push((table, key)),
             Line::Other => {}

@@ -128,6 +128,7 @@ fn policy() -> Policy {
             allow: SOURCES.map(str::to_owned).to_vec(),
         }],
         sources: SOURCES.map(source).to_vec(),
+        egress: None,
     }
 }
 

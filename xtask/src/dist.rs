@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::{cargo, setup};
 
 /// The files of this repository that the archive contains, each with its path there.
-const FILES: [(&str, &str); 20] = [
+const FILES: [(&str, &str); 21] = [
     (
         "dist/allowlist.service",
         "usr/local/lib/systemd/system/allowlist.service",
@@ -31,6 +31,10 @@ const FILES: [(&str, &str); 20] = [
     ("CHANGELOG.md", "usr/local/share/doc/allowlist/CHANGELOG.md"),
     ("SECURITY.md", "usr/local/share/doc/allowlist/SECURITY.md"),
     ("docs/api.md", "usr/local/share/doc/allowlist/docs/api.md"),
+    (
+        "docs/egress.md",
+        "usr/local/share/doc/allowlist/docs/egress.md",
+    ),
     (
         "docs/errors.md",
         "usr/local/share/doc/allowlist/docs/errors.md",

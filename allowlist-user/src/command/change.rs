@@ -68,6 +68,7 @@ pub(super) async fn remove(paths: &Paths, options: Remove) -> Result<()> {
 pub(super) async fn mode(paths: &Paths, options: ModeChange) -> Result<()> {
     let wanted = Operation::Mode {
         mode: options.mode.into(),
+        egress: options.egress,
     };
     ask(paths, wanted, &options.care, options.output).await
 }

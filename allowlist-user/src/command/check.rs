@@ -20,6 +20,7 @@ use super::lists::{first_feed, last_good};
 use super::{config, error_text, path_warnings, print, print_json, progress, warnings};
 use crate::cli::{Check, Paths};
 use crate::config::Config;
+use crate::effective::KnownIds;
 use crate::error_code::coded;
 use crate::generation_meta::GenerationMeta;
 use crate::report::{self, Plan};
@@ -80,7 +81,11 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
             compile(&Policy::default(), &Snapshot::new(), 0, &IdTable::default())?
         }
     };
-    let meta = GenerationMeta::new(&tables.ids, &config.policy, &found.lists, None);
+    let ids = KnownIds {
+        packets: tables.ids.clone(),
+        egress: IdTable::default(),
+    };
+    let meta = GenerationMeta::new(&ids, &config.policy, &found.lists, None);
     let plan = Plan {
         config: &config,
         meta: &meta,

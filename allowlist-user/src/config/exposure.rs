@@ -1,4 +1,5 @@
-//! Warnings about ports that a configuration opens or closes by accident: SSH, and services open to everyone.
+//! Warnings about ports that a configuration opens or closes by accident: SSH, services open to everyone, and egress
+//! rules that allow every destination.
 //! Pure; does not know which programs listen on this host.
 
 use std::collections::BTreeSet;
@@ -63,18 +64,32 @@ impl Config {
         services.any(|service| is_filtered(service) && service.ports.iter().any(covers))
     }
 
-    /// Returns warnings about services whose lists cover all addresses of a family.
+    /// Returns the source names of each service and each egress rule, with the warning for sources that together cover
+    /// all addresses of a family.
+    pub(super) fn source_users(&self) -> impl Iterator<Item = (String, &[String])> {
+        let services = self.policy.services.iter().map(|service| {
+            let open = format!("services.{} is open to everyone", service.name);
+            (open, &*service.allow)
+        });
+        let egress = self.policy.egress.iter();
+        let rules = egress.flat_map(|egress| &egress.rules).map(|rule| {
+            let open = format!("egress.rules.{} allows every destination", rule.name);
+            (open, &*rule.to)
+        });
+        services.chain(rules)
+    }
+
+    /// Returns warnings about services and egress rules whose lists cover all addresses of a family.
     ///
     /// Leaves out the prefixes in the configuration itself, which [`Config::warnings`] reports.
     pub fn everyone_warnings(&self, lists: &Snapshot) -> Vec<String> {
         let mut warnings = Vec::new();
-        for service in &self.policy.services {
+        for (open, names) in self.source_users() {
             let allowed = || {
-                let names = service.allow.iter();
+                let names = names.iter();
                 names.filter_map(|name| Some((name, lists.get(name)?)))
             };
-            let said: BTreeSet<IpNet> = service
-                .allow
+            let said: BTreeSet<IpNet> = names
                 .iter()
                 .filter_map(|name| match &self.policy.source(name)?.origin {
                     Origin::Prefixes(prefixes) => Some(prefixes),
@@ -94,14 +109,10 @@ impl Config {
                     IpNet::aggregate(&list).contains(&everyone)
                 });
                 warnings.push(match holder {
-                    Some((name, _)) => format!(
-                        "services.{} is open to everyone: the list of sources.{name} covers {everyone}",
-                        service.name
-                    ),
-                    None => format!(
-                        "services.{} is open to everyone: its sources together cover {everyone}",
-                        service.name
-                    ),
+                    Some((name, _)) => {
+                        format!("{open}: the list of sources.{name} covers {everyone}")
+                    }
+                    None => format!("{open}: its sources together cover {everyone}"),
                 });
             }
         }

@@ -17,6 +17,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::document::{Node, Problems, Table};
+use super::egress::read_egress;
 use super::sources::{
     TIMEOUT_RANGE, read_ca_only, read_duration, read_one_url, read_path, read_size, read_sources,
 };
@@ -28,6 +29,9 @@ use crate::hook::Hook;
 const MAX_PREFIXES_RANGE: RangeInclusive<u64> = 1..=4_000_000;
 const MAX_FLOWS_RANGE: RangeInclusive<u64> = 1024..=16_000_000;
 const KEPT_RANGE: RangeInclusive<u64> = 4096..=1 << 30;
+/// The values of the keys `mode`.
+pub(super) const MODES: [(&str, Mode); 2] =
+    [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
 /// Reads a configuration from a parsed document. Adds mistakes to `problems`, and uses the default for each invalid
 /// value. Relative paths start in `folder`.
@@ -53,10 +57,10 @@ pub(super) fn config(
         "control_group",
         "on_change",
         "services",
+        "egress",
         "sources",
     ];
     root.only(&keys, problems);
-    let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
     let verdicts = [("pass", Verdict::Pass), ("drop", Verdict::Drop)];
     let return_traffics = [
         ("track", ReturnTraffic::Track),
@@ -80,9 +84,10 @@ pub(super) fn config(
     ];
     let sources = read_sources(root, folder, problems);
     let services = read_services(root, &sources, problems);
+    let egress = read_egress(root, &sources, problems);
     Config {
         interfaces: read_interfaces(root, problems),
-        mode: read_choice(root, "mode", &modes, problems),
+        mode: read_choice(root, "mode", &MODES, problems),
         rules: Rules {
             default: read_choice(root, "default", &verdicts, problems),
             return_traffic: read_choice(root, "return_traffic", &return_traffics, problems),
@@ -98,7 +103,11 @@ pub(super) fn config(
         log_bytes: read_kept_size(root, "log_size", LOG_BYTES, problems),
         at_start: read_choice(root, "at_start", &at_starts, problems),
         control_group: read_control_group(root, problems),
-        policy: Policy { services, sources },
+        policy: Policy {
+            services,
+            sources,
+            egress,
+        },
     }
 }
 
@@ -184,7 +193,7 @@ fn read_interfaces(table: &Table, problems: &mut Problems) -> Vec<String> {
 }
 
 /// Reads a key that has one of the values in `choices`. Returns the first choice if the key is missing or invalid.
-fn read_choice<T: Copy, const N: usize>(
+pub(super) fn read_choice<T: Copy, const N: usize>(
     table: &Table,
     key: &str,
     choices: &[(&str, T); N],
@@ -262,14 +271,7 @@ fn read_services(root: &Table, sources: &[Source], problems: &mut Problems) -> V
     let Some(table) = root.get("services").and_then(|node| node.table(problems)) else {
         return Vec::new();
     };
-    let defined = root
-        .get("sources")
-        .and_then(|node| node.table(&mut Problems::default()));
-    let defined: Vec<_> = defined
-        .iter()
-        .flat_map(Table::entries)
-        .map(|(name, _)| name)
-        .collect();
+    let defined = defined_sources(root);
     let mut services = Vec::new();
     for (count, (name, node)) in table.entries().enumerate() {
         if count == MAX_SERVICES {
@@ -287,6 +289,15 @@ fn read_services(root: &Table, sources: &[Source], problems: &mut Problems) -> V
         }
     }
     services
+}
+
+/// Returns the names of the tables under `[sources]`, also of those with mistakes.
+pub(super) fn defined_sources<'d>(root: &Table<'d>) -> Vec<&'d str> {
+    let sources = root
+        .get("sources")
+        .and_then(|node| node.table(&mut Problems::default()));
+    let entries = sources.iter().flat_map(Table::entries);
+    entries.map(|(name, _)| name).collect()
 }
 
 fn read_service(
@@ -387,7 +398,7 @@ pub(super) fn check_name(name: &str, node: &Node, problems: &mut Problems) {
     }
 }
 
-fn unknown_source(name: &str, defined: &[&str]) -> String {
+pub(super) fn unknown_source(name: &str, defined: &[&str]) -> String {
     match nearest(name, defined) {
         Some(near) => format!("there is no source {name:?}; did you mean {near:?}?"),
         None => format!("there is no source {name:?}; add a [sources.{name}] table"),

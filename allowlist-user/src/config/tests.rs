@@ -20,6 +20,7 @@ prefixes = ["203.0.113.0/24"]
 "#;
 
 mod catalogue;
+mod egress;
 mod mistakes;
 mod sources;
 

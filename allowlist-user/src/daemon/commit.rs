@@ -3,12 +3,10 @@
 //! The order is: plan, lockout check, journal on disk, kernel tables, control word, the daemon's state. A failure
 //! before the last step leaves everything as it was, since the old state is kept until then.
 
-use std::sync::Arc;
-
 use allowlist_dataplane::netlink::index_of;
 use allowlist_dataplane::{Attachments, Publication, Write};
 use allowlist_lists::state::StateError;
-use allowlist_policy::compile::{CompileError, IdTable, Tables};
+use allowlist_policy::compile::{CompileError, Tables};
 use allowlist_policy::error_code::{CodedError, ErrorCode};
 use allowlist_policy::lockout::{ChangeOrigin, LockoutError};
 use jiff::Timestamp;
@@ -17,10 +15,13 @@ use thiserror::Error;
 
 use super::Daemon;
 use super::confirm::Pending;
+use super::egress;
 use super::interfaces::present;
 use super::store::Durability;
 use crate::control::ApplyOptions;
-use crate::effective::{EffectiveState, KernelWrites, Plan, Scope, plan, tracking};
+use crate::effective::{
+    Compiled, EffectiveState, KernelWrites, KnownIds, Plan, Scope, plan, tracking,
+};
 use crate::error_code::{ApiError, coded, refusal};
 use crate::generation_meta::GenerationMeta;
 use crate::journal::{Change, ConfirmDeadline};
@@ -192,17 +193,17 @@ impl Daemon {
         let write = match writes {
             KernelWrites::Nothing if options.confirm_within.is_none() => return Ok(()),
             // A pending change needs a word of its own to go back from.
-            KernelWrites::Nothing | KernelWrites::Mode => Write::Mode(next.mode()),
-            KernelWrites::Generation {
-                tables,
-                is_renumbered,
-                scope,
-            } => {
+            KernelWrites::Nothing | KernelWrites::Mode => Write::Mode {
+                mode: next.mode(),
+                egress: next.egress_mode(),
+            },
+            KernelWrites::Generation { compiled, scope } => {
                 let attachments = match scope {
                     Scope::Tables => None,
                     Scope::Interfaces { renews } => Some(self.attachments(next, renews).await?),
                 };
-                let publication = self.publication(next, tables, is_renumbered, attachments);
+                let forgets_counts = compiled.is_renumbered;
+                let publication = self.publication(next, compiled, forgets_counts, attachments);
                 Write::Generation(publication)
             }
         };
@@ -215,7 +216,7 @@ impl Daemon {
     pub(super) fn publication(
         &self,
         next: &EffectiveState,
-        tables: Arc<Tables>,
+        compiled: Compiled,
         forgets_counts: bool,
         attachments: Option<Attachments>,
     ) -> Publication {
@@ -224,14 +225,15 @@ impl Daemon {
             mode: next.mode(),
             rules: config.rules,
             names: config.interfaces.clone(),
-            metadata: self.metadata(next, &tables.ids).encode(),
+            metadata: self.metadata(next, &compiled.ids()).encode(),
             forgets_counts,
             attachments,
-            tables,
+            egress: egress::publication(next, compiled.egress).map(Box::new),
+            tables: compiled.tables,
         }
     }
 
-    fn metadata(&self, state: &EffectiveState, ids: &IdTable) -> GenerationMeta {
+    fn metadata(&self, state: &EffectiveState, ids: &KnownIds) -> GenerationMeta {
         GenerationMeta::new(ids, state.policy(), state.sources(), self.since)
     }
 
@@ -265,7 +267,7 @@ impl Daemon {
     ) -> Result<(), Box<LockoutError>> {
         let before = self.kernel.tables.as_ref();
         let after = match writes {
-            KernelWrites::Generation { tables, .. } => Some(tables),
+            KernelWrites::Generation { compiled, .. } => Some(&compiled.tables),
             KernelWrites::Mode => before,
             KernelWrites::Nothing => None,
         };

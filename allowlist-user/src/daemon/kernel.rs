@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use allowlist_dataplane::interface::InterfaceInfo;
 use allowlist_dataplane::{AttachModeRequest, AttachedPrograms, Dataplane, Result, Write};
-use allowlist_policy::compile::{IdTable, Tables};
+use allowlist_policy::compile::Tables;
 
 use super::interfaces::indices_of;
 use crate::cli::Paths;
+use crate::effective::KnownIds;
 use crate::generation_meta::GenerationMeta;
 use crate::worker::Worker;
 
@@ -21,8 +22,8 @@ pub(super) struct Kernel {
     thread: Worker<Dataplane>,
     /// The number of the active generation after the last command.
     generation: Arc<AtomicU32>,
-    /// The names of the sources and services behind the ids of the kernel's counters.
-    pub(super) ids: IdTable,
+    /// The names behind the ids of the kernel's counters.
+    pub(super) ids: KnownIds,
     /// Whether `ids` names all ids of the counters in the kernel; if not, the counters restart at 0 with the first publish.
     pub(super) are_counts_known: bool,
     /// Whether the kernel may judge by another state than the daemon's, so that the next change publishes a generation
@@ -46,7 +47,7 @@ impl Kernel {
         let mut kernel = Self {
             thread: Worker::start("dataplane", open).await?,
             generation: Arc::default(),
-            ids: IdTable::default(),
+            ids: KnownIds::default(),
             are_counts_known: false,
             is_behind: false,
             tables: None,
@@ -60,7 +61,10 @@ impl Kernel {
         let (known, counted) = kernel.run(read).await?;
         kernel.are_counts_known = known.is_some() || counted == 0;
         let meta = known.unwrap_or_default();
-        kernel.ids.clone_from(&meta.ids);
+        kernel.ids = KnownIds {
+            packets: meta.ids.clone(),
+            egress: meta.egress_ids.clone(),
+        };
         Ok((kernel, meta))
     }
 
@@ -97,10 +101,13 @@ impl Kernel {
                 Ok((write, attached))
             })
             .await?;
-        self.is_behind = is_behind && matches!(write, Write::Mode(_));
+        self.is_behind = is_behind && matches!(write, Write::Mode { .. });
         if let Write::Generation(publication) = write {
             self.published_on = indices_of(&publication.names);
-            self.ids = publication.tables.ids.clone();
+            self.ids.packets = publication.tables.ids.clone();
+            if let Some(egress) = &publication.egress {
+                self.ids.egress = egress.tables.ids.clone();
+            }
             self.are_counts_known = true;
             self.tables = Some(publication.tables);
         }

@@ -292,6 +292,7 @@ impl Daemon {
         let written = Arc::clone(policy.written());
         let change = Change {
             mode: policy.change.mode,
+            egress_mode: policy.change.egress_mode,
             edits: known.revert_edits(number),
             suppressed_config_crc: self.suppressed_crc_for(&written),
             written: Some(Arc::clone(&written)),
@@ -409,6 +410,9 @@ impl Daemon {
         let before = self.state.clone();
         if config.mode != before.config().mode {
             change.mode = None; // a new mode in the file ends the mode set by command
+        }
+        if config.egress_mode() != before.config().egress_mode() {
+            change.egress_mode = None;
         }
         let InitialLists {
             lists,

@@ -42,10 +42,14 @@ impl Daemon {
             Operation::Refresh { sources } => return self.refresh(&sources, actor, answer),
             Operation::Add(entries) => self.add(&entries, &options, &actor).await,
             Operation::Remove(entries) => self.remove(&entries, &options, &actor).await,
-            Operation::Mode { mode } => (
-                Operation::Mode { mode },
-                self.change_mode(mode, &options, &actor).await,
-            ),
+            Operation::Mode { mode, egress } => {
+                let done = if egress {
+                    self.change_egress_mode(mode, &options, &actor).await
+                } else {
+                    self.change_mode(mode, &options, &actor).await
+                };
+                (Operation::Mode { mode, egress }, done)
+            }
             Operation::Accept { source, id } => {
                 let done = self.accept(&source, id.as_deref(), &options).await;
                 (Operation::Accept { source, id }, done)
@@ -82,7 +86,13 @@ impl Daemon {
     ) -> Result<ApplyOutcome, ApiError> {
         let change = Change {
             mode: (mode != self.state.config().mode).then_some(mode),
-            ..self.change(actor, Operation::Mode { mode })
+            ..self.change(
+                actor,
+                Operation::Mode {
+                    mode,
+                    egress: false,
+                },
+            )
         };
         // No new policy, since the number of stored ones is limited.
         let newest = self.store.journal.known().newest();
@@ -107,6 +117,43 @@ impl Daemon {
         Ok(done)
     }
 
+    async fn change_egress_mode(
+        &mut self,
+        mode: Mode,
+        options: &ApplyOptions,
+        actor: &Actor,
+    ) -> Result<ApplyOutcome, ApiError> {
+        let config = self.state.config();
+        if config.policy.egress.is_none() {
+            let error = "the configuration has no egress policy, so there is no mode to set; add [egress] to the configuration";
+            return Err(ApiError::new(ErrorCode::NoEgressPolicy, error));
+        }
+        let change = Change {
+            egress_mode: (mode != config.egress_mode()).then_some(mode),
+            ..self.change(actor, Operation::Mode { mode, egress: true })
+        };
+        // No new policy, since the number of stored ones is limited.
+        let newest = self.store.journal.known().newest();
+        if mode == self.state.egress_mode()
+            && newest.is_some_and(|newest| newest.change.egress_mode == change.egress_mode)
+        {
+            self.require_idle()?;
+            return Ok(ApplyOutcome {
+                notes: vec![format!(
+                    "no change: the mode of the egress policy is already {}",
+                    mode.name()
+                )],
+                ..self.outcome()
+            });
+        }
+        let mut done = self.apply(change, options).await?;
+        done.notes.push(match mode {
+            Mode::Enforce => "egress mode enforce: connections to destinations that the egress policy does not allow are refused".to_owned(),
+            Mode::Observe => "egress mode observe: no connection is refused; refusals are only counted".to_owned(),
+        });
+        Ok(done)
+    }
+
     /// Returns a successful answer with the active generation and policy number, as a base for other answers.
     pub(super) fn outcome(&self) -> ApplyOutcome {
         ApplyOutcome {
@@ -127,6 +174,7 @@ impl Daemon {
             written: Some(Arc::clone(self.state.written())),
             edits: Vec::new(),
             mode: newest.and_then(|change| change.mode),
+            egress_mode: newest.and_then(|change| change.egress_mode),
             suppressed_config_crc: newest.and_then(|change| change.suppressed_config_crc),
             unconfirmed: None,
         }

@@ -75,6 +75,8 @@ impl Daemon {
         let known = store.journal.known();
         let by_command = known.newest().and_then(|policy| policy.change.mode);
         let mode = by_command.unwrap_or(config.mode);
+        let egress_by_command = known.newest().and_then(|policy| policy.change.egress_mode);
+        let egress_mode = egress_by_command.unwrap_or_else(|| config.egress_mode());
         let mut daemon = Self {
             is_inactive: !first.missing.is_empty() && config.at_start == AtStart::Wait,
             pending: waits.and_then(|waits| Pending::found(&store.journal, waits.left)),
@@ -85,7 +87,8 @@ impl Daemon {
                 mode,
                 Arc::new(known.additions().clone()),
                 first.lists.clone(),
-            ),
+            )
+            .with_egress_mode(egress_mode),
             kernel,
             interfaces: Interfaces::listen(),
             store,
@@ -173,10 +176,15 @@ impl Daemon {
             .map(|one| one.name.clone())
             .collect();
         // Before the kernel is changed: most errors are found here.
-        let (tables, anew) = state.compile(&self.kernel.ids, index_of)?;
+        let compiled = state.compile(&self.kernel.ids, index_of)?;
         let options = self.options.apply.clone();
-        self.require_session_by(&state, &tables, &options, ChangeOrigin::Configuration)
-            .map_err(|cut| CodedError::new(ErrorCode::Lockout, cut.to_string()))?;
+        self.require_session_by(
+            &state,
+            &compiled.tables,
+            &options,
+            ChangeOrigin::Configuration,
+        )
+        .map_err(|cut| CodedError::new(ErrorCode::Lockout, cut.to_string()))?;
         let has_pending = self.pending.is_some();
         let read = move |dataplane: &mut Dataplane| -> allowlist_dataplane::Result<_> {
             let found = dataplane.applied_state()?.mode();
@@ -197,8 +205,8 @@ impl Daemon {
             self.store.journal.undo_last();
             is_new = false;
         }
-        let known = !anew && self.kernel.are_counts_known;
-        let publication = self.publication(&state, tables.into(), !known, Some(attachments));
+        let known = !compiled.is_renumbered && self.kernel.are_counts_known;
+        let publication = self.publication(&state, compiled, !known, Some(attachments));
         let write = Write::Generation(publication);
         match self.kernel.apply(write, confirm_within).await {
             Ok(attached) => self.interfaces.note_attached(attached),
@@ -359,9 +367,12 @@ impl Previous {
 /// Chooses the policy of the start; if it is a new policy, stages it in the journal. `waits` is whether the newest
 /// change is still pending.
 fn plan(options: &Options, journal: &mut Journal, waits: bool) -> StartPlan {
-    let mode = |written: &ConfigText| Some(options.read(written).ok()?.mode);
+    let modes = |written: &ConfigText| {
+        let config = options.read(written).ok()?;
+        Some((config.mode, config.egress_mode()))
+    };
     let now = Timestamp::now();
-    let mut plan = StartPlan::new(options.written.clone(), journal.known(), waits, mode, now);
+    let mut plan = StartPlan::new(options.written.clone(), journal.known(), waits, modes, now);
     if let Some(what) = &plan.rolled_back {
         warn!(target: "allowlist::not-confirmed", "{what}: not confirmed in time, so this change is rolled back");
     }

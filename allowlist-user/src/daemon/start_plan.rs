@@ -26,26 +26,29 @@ pub(super) struct StartPlan {
     pub(super) active_policy: Option<u64>,
 }
 
+/// The modes of a configuration: that for packets, and that of the egress policy.
+type Modes = (Mode, Mode);
+
 impl StartPlan {
     /// Returns the plan of a start with the configuration `typed` and the journal's policies `known`.
     ///
-    /// `waits` is whether the newest change is still pending; `mode` returns the mode of a configuration, or `None` if
+    /// `waits` is whether the newest change is still pending; `modes` returns the modes of a configuration, or `None` if
     /// it is invalid.
     pub(super) fn new(
         typed: ConfigText,
         known: &PolicyHistory,
         waits: bool,
-        mode: impl Fn(&ConfigText) -> Option<Mode>,
+        modes: impl Fn(&ConfigText) -> Option<Modes>,
         now: Timestamp,
     ) -> Self {
         let typed = Arc::new(typed);
         let Some(newest) = known.newest() else {
-            return Self::begin(typed, None, now, mode);
+            return Self::begin(typed, None, now, modes);
         };
         if let Some(unconfirmed) = known.unconfirmed()
             && !waits
         {
-            return Self::roll_back(typed, known, newest, unconfirmed, now, mode);
+            return Self::roll_back(typed, known, newest, unconfirmed, now, modes);
         }
         if newest.change.suppressed_config_crc == Some(typed.checksum()) {
             return Self {
@@ -63,7 +66,7 @@ impl StartPlan {
                 active_policy: None,
             };
         }
-        Self::begin(typed, Some(newest), now, mode)
+        Self::begin(typed, Some(newest), now, modes)
     }
 
     /// Returns the plan that activates `typed` as a new policy; `before` is the policy that it replaces, if any.
@@ -71,20 +74,23 @@ impl StartPlan {
         typed: Arc<ConfigText>,
         before: Option<&Policy>,
         now: Timestamp,
-        mode: impl Fn(&ConfigText) -> Option<Mode>,
+        modes: impl Fn(&ConfigText) -> Option<Modes>,
     ) -> Self {
         // A new mode in the file ends the mode set by command.
-        let by_command = before.and_then(|before| {
-            let is_same = mode(before.written()) == mode(&typed);
-            before.change.mode.filter(|_| is_same)
-        });
+        let by_command = |set: fn(&Change) -> Option<Mode>, configured: fn(Modes) -> Mode| {
+            let before = before?;
+            let [old, new] =
+                [before.written(), &typed].map(|written| modes(written).map(configured));
+            set(&before.change).filter(|_| old == new)
+        };
         let change = Change {
             time: now,
             by: Actor::Daemon.to_string(),
             operation: start(&typed).into(),
             written: Some(Arc::clone(&typed)),
             edits: Vec::new(),
-            mode: by_command,
+            mode: by_command(|change| change.mode, |(mode, _)| mode),
+            egress_mode: by_command(|change| change.egress_mode, |(_, egress)| egress),
             suppressed_config_crc: None,
             unconfirmed: None,
         };
@@ -103,14 +109,14 @@ impl StartPlan {
         newest: &Policy,
         unconfirmed: ConfirmDeadline,
         now: Timestamp,
-        mode: impl Fn(&ConfigText) -> Option<Mode>,
+        modes: impl Fn(&ConfigText) -> Option<Modes>,
     ) -> Self {
         let before = unconfirmed.revert_to.and_then(|number| known.get(number));
         let Some(before) = before else {
             // Nothing was filtered before the unconfirmed start, and this start is a new one.
             return Self {
                 rolled_back: Some(newest.change.operation.to_string()),
-                ..Self::begin(typed, None, now, mode)
+                ..Self::begin(typed, None, now, modes)
             };
         };
         let change = back(known, before, newest.written(), now);
@@ -119,7 +125,7 @@ impl StartPlan {
             && typed.checksum() != before.written().checksum()
         {
             // The file is neither the rolled back one nor the one before it: it was corrected.
-            let begun = Self::begin(typed, Some(before), now, mode);
+            let begun = Self::begin(typed, Some(before), now, modes);
             let change = begun.change.map(|begun| Change {
                 edits: change.edits,
                 ..begun
@@ -163,6 +169,7 @@ pub(super) fn back(
         written: Some(Arc::clone(before.written())),
         edits: known.revert_edits(before.number),
         mode: before.change.mode,
+        egress_mode: before.change.egress_mode,
         suppressed_config_crc: suppressed_config_crc(rolled_back, before.written())
             .or(before.change.suppressed_config_crc),
         unconfirmed: None,
@@ -218,6 +225,7 @@ mod tests {
                 written: Some(Arc::new(written(text))),
                 edits: Vec::new(),
                 mode: *mode,
+                egress_mode: None,
                 suppressed_config_crc: suppressed_config_crc.map(|text| written(text).checksum()),
                 unconfirmed: unconfirmed.map(|revert_to| ConfirmDeadline {
                     until: NOW,
@@ -227,14 +235,15 @@ mod tests {
             journal.stage(change);
             journal.write().expect("is written");
         }
-        let mode = |written: &ConfigText| {
-            Some(if written.text.contains("observe") {
+        let modes = |written: &ConfigText| {
+            let mode = if written.text.contains("observe") {
                 Mode::Observe
             } else {
                 Mode::Enforce
-            })
+            };
+            Some((mode, Mode::Enforce))
         };
-        let plan = StartPlan::new(written(typed), journal.known(), waits, mode, NOW);
+        let plan = StartPlan::new(written(typed), journal.known(), waits, modes, NOW);
         let mut words = plan.written.text.clone();
         if let Some(change) = &plan.change {
             words += &format!(", {}", change.operation);

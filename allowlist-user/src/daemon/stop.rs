@@ -126,6 +126,7 @@ impl Daemon {
     /// Ends the daemon with the filter attached, and stops its trace. `message` is the log record.
     async fn exit_attached(mut self, message: &str) -> Result<()> {
         self.notify.stopping();
+        self.end_egress_exemption().await;
         self.update_meta().await;
         if self.options.trace {
             for facts in present(&self.state.config().interfaces).await? {

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use allowlist_policy::Feed;
-use allowlist_policy::compile::{CompileError, IdTable, Tables};
+use allowlist_policy::compile::CompileError;
+use allowlist_policy::{Egress, Feed, Mode};
 use jiff::Timestamp;
 
-use super::{EffectiveState, difference};
+use super::{Compiled, EffectiveState, KnownIds, difference};
 use crate::config::Config;
 
 /// The change from one effective state to another.
@@ -25,14 +25,12 @@ pub struct Plan {
 pub enum KernelWrites {
     /// The kernel judges by the new state already.
     Nothing,
-    /// One store of the control word, which sets the mode.
+    /// One store of the control word, which sets the modes.
     Mode,
     /// A new generation.
     Generation {
         /// The tables of the new generation.
-        tables: Arc<Tables>,
-        /// Whether the match ids are new, so that the counters restart at 0.
-        is_renumbered: bool,
+        compiled: Compiled,
         /// The parts of the kernel's state that the generation concerns.
         scope: Scope,
     },
@@ -62,18 +60,16 @@ pub fn plan(
     old: &EffectiveState,
     new: &EffectiveState,
     always: bool,
-    known: &IdTable,
+    known: &KnownIds,
     index_of: impl Fn(&str) -> Option<u32>,
     now: Timestamp,
 ) -> Result<Plan, CompileError> {
     let writes = if always || !has_same_tables(old, new) || scope(old, new) != Scope::Tables {
-        let (tables, is_renumbered) = new.compile(known, index_of)?;
         KernelWrites::Generation {
-            tables: Arc::new(tables),
-            is_renumbered,
+            compiled: new.compile(known, index_of)?,
             scope: scope(old, new),
         }
-    } else if old.mode != new.mode {
+    } else if old.mode != new.mode || old.egress_mode != new.egress_mode {
         KernelWrites::Mode
     } else {
         KernelWrites::Nothing
@@ -89,6 +85,7 @@ fn has_same_tables(old: &EffectiveState, new: &EffectiveState) -> bool {
     let (before, after) = (&old.config, &new.config);
     let missing = new.missing();
     old.policy.services == new.policy.services
+        && has_same_egress(old, new)
         && before.rules == after.rules
         && before.max_prefixes == after.max_prefixes
         && old.missing() == missing
@@ -97,6 +94,18 @@ fn has_same_tables(old: &EffectiveState, new: &EffectiveState) -> bool {
             let [before, after] = [old, new].map(|state| state.sources.feeds().get(&source.name));
             is_active_alike(before, after)
         })
+}
+
+/// Returns whether both states have the same egress policy, apart from its mode.
+fn has_same_egress(old: &EffectiveState, new: &EffectiveState) -> bool {
+    let [old, new] = [old, new].map(|state| {
+        let egress = state.policy.egress.clone();
+        egress.map(|egress| Egress {
+            mode: Mode::default(),
+            ..egress
+        })
+    });
+    old == new
 }
 
 /// Returns whether two lists have the same active prefixes, or both states have no list.

@@ -307,7 +307,11 @@ fn answers(world: &World) -> serde_json::Value {
         feeds.extend(feed.map(|feed| (source_name(service), feed.into())));
     }
     let tables = compile(&with.policy, &feeds, 1000, &IdTable::default()).expect("they fit");
-    let meta = GenerationMeta::new(&tables.ids, &with.policy, &SourceStates::new(feeds), None);
+    let ids = KnownIds {
+        packets: tables.ids.clone(),
+        egress: IdTable::default(),
+    };
+    let meta = GenerationMeta::new(&ids, &with.policy, &SourceStates::new(feeds), None);
     let plan = Plan {
         config: &with,
         meta: &meta,
@@ -353,11 +357,17 @@ proptest! {
     fn plans_write_what_differs((old, new) in worlds()) {
         let [old, new] =
             [&old, &new].map(|world| state(&parse(&world.text), world.mode, &world.additions));
-        let ids = IdTable::default();
+        let ids = KnownIds::default();
         let [before, after] = [&old, &new].map(|state| {
-            let (tables, _) = state.compile(&ids, |_| None).expect("they fit");
+            let compiled = state.compile(&ids, |_| None).expect("they fit");
             let word = state.config().rules.control(Mode::Enforce);
-            (tables.services, tables.interfaces, tables.v4, tables.v6, word)
+            let contents = |tables: &Tables| {
+                let (services, interfaces) = (tables.services.clone(), tables.interfaces.clone());
+                (services, interfaces, tables.v4.clone(), tables.v6.clone())
+            };
+            let egress = state.policy().egress.as_ref();
+            let settings = egress.map(|egress| egress.control(Mode::Enforce));
+            (contents(&compiled.tables), compiled.egress.as_deref().map(contents), word, settings)
         });
         let plan = plan(&old, &new, false, &ids, |_| None, NOW).expect("they fit");
         let is_attached_alike = old.config().interfaces == new.config().interfaces
@@ -367,13 +377,13 @@ proptest! {
             KernelWrites::Nothing | KernelWrites::Mode => {
                 prop_assert!(before == after && is_attached_alike);
                 let is_mode = matches!(plan.writes, KernelWrites::Mode);
-                prop_assert_eq!(is_mode, old.mode() != new.mode());
+                let is_other = old.mode() != new.mode() || old.egress_mode() != new.egress_mode();
+                prop_assert_eq!(is_mode, is_other);
             }
-            KernelWrites::Generation {
-                ref tables, scope, ..
-            } => {
+            KernelWrites::Generation { ref compiled, scope } => {
                 prop_assert_eq!(scope == Scope::Tables, is_attached_alike);
-                prop_assert!(tables.v4 == after.2 && tables.v6 == after.3);
+                let tables = &compiled.tables;
+                prop_assert!(tables.v4 == after.0.2 && tables.v6 == after.0.3);
                 // The policy differs, though rarely in a way that leaves all tables alike.
                 prop_assert!(before != after || !is_attached_alike || old.policy() != new.policy());
             }

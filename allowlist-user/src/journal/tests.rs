@@ -24,6 +24,7 @@ fn change(text: &str, edits: Vec<Edit>) -> Change {
         written: Some(written(text)),
         edits,
         mode: None,
+        egress_mode: None,
         suppressed_config_crc: None,
         unconfirmed: None,
     }

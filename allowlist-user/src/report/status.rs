@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use allowlist_common::abi::{Control, Counters, FLOWS, ReturnTraffic, ServiceTraffic, Traffic};
+use allowlist_common::abi::{
+    Calls, Control, Counters, FLOWS, ReturnTraffic, ServiceTraffic, Traffic,
+};
 use allowlist_common::verdict::{Reason, Verdict};
 use allowlist_dataplane::{
     Attachment, Counted, Difference, PendingConfirm, View, by_all_names, kernel_clock,
@@ -15,6 +17,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::egress::EgressStatus;
 use super::{Epoch, Report, ago, table};
 use crate::config::Config;
 use crate::control::DaemonStatus;
@@ -36,6 +39,7 @@ pub struct Status {
     /// The capacity of the flow table and the number of its flows; `None` if return traffic is not tracked.
     flows: Option<(u32, usize)>,
     pending: Option<PendingConfirm>,
+    egress: Option<EgressStatus>,
     /// The mode of the newest policy's configuration, and the name of that configuration; `None` if the journal cannot
     /// be read.
     journal: Option<(Mode, String)>,
@@ -64,12 +68,13 @@ impl Status {
             attachments: view.attachments()?,
             counted: view.counted()?,
             differences: view.self_check()?,
-            meta,
             traffic: by_name(&ids.matches, &traffic, Traffic::plus),
             services: by_name(&ids.services, &services, ServiceTraffic::plus),
             flows,
             pending: view.pending()?,
+            egress: EgressStatus::read(&view, &control, meta.as_ref())?,
             journal: configured_mode(state_dir),
+            meta,
             now,
             epoch: Epoch::new(now, kernel_clock()),
         })
@@ -297,6 +302,16 @@ impl Status {
         (traffic.last != 0).then(|| self.epoch.time(traffic.last))
     }
 
+    /// Returns the time of the last call; `None` before the first.
+    fn last_call_time(&self, calls: Calls) -> Option<Timestamp> {
+        (calls.last != 0).then(|| self.epoch.time(calls.last))
+    }
+
+    fn last_call(&self, calls: Calls) -> String {
+        self.last_call_time(calls)
+            .map_or_else(|| "never".to_owned(), |time| ago(self.age(time)))
+    }
+
     pub(super) fn last(&self, traffic: Traffic) -> String {
         self.last_time(traffic)
             .map_or_else(|| "never".to_owned(), |time| ago(self.age(time)))
@@ -311,6 +326,9 @@ impl Report for Status {
     fn text(&self) -> String {
         let mut text = self.headline();
         text += &self.daemon_text();
+        if let Some(egress) = &self.egress {
+            text += &egress.headline();
+        }
         text += &self.drops_text();
         let mut counters = table(&["interface", "verdict", "reason", "packets"], &[3]);
         for one in &self.counted {
@@ -356,6 +374,9 @@ impl Report for Status {
             ]);
         }
         text += &format!("\n{services}\n");
+        if let Some(egress) = &self.egress {
+            text += &egress.text(|calls| self.last_call(calls));
+        }
         text += &format!("\n{}", self.sources_table());
         text += &self.source_warnings();
         for warning in self.warnings() {
@@ -408,6 +429,7 @@ impl Report for Status {
             "return_traffic": return_traffic(self.control.return_traffic),
             "flows": self.flows.map(|(room, alive)| json!({ "room": room, "tracked": alive })),
             "services": services,
+            "egress": self.egress.as_ref().map(|egress| egress.json(|calls| self.last_call_time(calls))),
             "sources": self.sources_json(),
             "warnings": self.warnings(),
             "daemon": self.daemon,

@@ -187,6 +187,7 @@ fn policy(feeds: &[Vec<IpNet>], services: Vec<Parts>) -> Policy {
                 Source::new(&source_name(place), Origin::Prefixes(prefixes.clone()))
             })
             .collect(),
+        egress: None,
     }
 }
 

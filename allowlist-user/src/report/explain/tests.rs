@@ -47,6 +47,8 @@ fn meta() -> GenerationMeta {
             matches: vec![words(&[]), words(&["office", "vendor"])],
             services: vec![words(&[]), words(&["web"])],
         },
+        egress_ids: IdTable::default(),
+        egress_rules: std::collections::BTreeMap::new(),
         services: [("web", service(&["vendor"])), ("ssh", service(&["office"]))]
             .map(|(name, service)| (name.to_owned(), service))
             .into(),

@@ -1,0 +1,80 @@
+//! Reads the counters and the attachments of the egress policy from its pinned maps and links.
+
+use std::os::fd::AsFd as _;
+
+use allowlist_common::abi::{
+    self, Calls, EGRESS_COUNTERS, EGRESS_MATCHES, EGRESS_RULES, EgressCounters, MAX_MATCHES,
+    MAX_SERVICE_COUNTS, RuleCalls,
+};
+use allowlist_common::egress::{Call, EgressReason};
+use allowlist_common::verdict::Verdict;
+use aya::maps::PerCpuArray;
+
+use super::View;
+use super::egress::pinned_links;
+use super::sys::{Access, link_program_and_cgroup, open_pinned};
+use super::view::sums;
+use crate::error::{Context as _, Result};
+
+/// The counters of the egress policy, and whether its programs are attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressCounted {
+    /// The number of calls by kind, verdict and reason, since the policy was first active.
+    pub calls: Vec<(Call, Verdict, EgressReason, u64)>,
+    /// The calls to allowed destinations, by match id.
+    pub matches: Vec<Calls>,
+    /// The calls to ports that rules cover, by the counter id of the rules.
+    pub rules: Vec<RuleCalls>,
+    /// The number of cgroups to which every program of the policy is attached.
+    pub cgroups: usize,
+}
+
+impl View {
+    /// Returns the counters of the egress policy; `None` if its maps are not pinned.
+    ///
+    /// `matches` and `rules` are the numbers of ids to read.
+    pub fn egress(&self, matches: usize, rules: usize) -> Result<Option<EgressCounted>> {
+        for name in abi::EGRESS_PINNED {
+            if !self.has(name)? {
+                return Ok(None);
+            }
+        }
+        let counters: PerCpuArray<_, EgressCounters> =
+            self.pins.open_map(EGRESS_COUNTERS)?.try_into()?;
+        let of_cpus = counters.get(&0, 0)?;
+        let mut calls = Vec::new();
+        for call in Call::ALL {
+            for verdict in Verdict::ALL {
+                for reason in EgressReason::ALL {
+                    let one = |counters: &EgressCounters| counters.get(call, verdict, reason);
+                    calls.push((call, verdict, reason, of_cpus.iter().map(one).sum()));
+                }
+            }
+        }
+        let by_match: PerCpuArray<_, Calls> = self.pins.open_map(EGRESS_MATCHES)?.try_into()?;
+        let by_rules: PerCpuArray<_, RuleCalls> = self.pins.open_map(EGRESS_RULES)?.try_into()?;
+        Ok(Some(EgressCounted {
+            calls,
+            matches: sums(&by_match, matches, MAX_MATCHES, Calls::plus)?,
+            rules: sums(&by_rules, rules, MAX_SERVICE_COUNTS, RuleCalls::plus)?,
+            cgroups: self.egress_cgroups()?,
+        }))
+    }
+
+    /// Returns the number of cgroups to which every program of the egress policy is attached.
+    fn egress_cgroups(&self) -> Result<usize> {
+        let mut attached = std::collections::BTreeMap::<usize, usize>::new();
+        for (place, pin) in pinned_links(self.pins.folder())? {
+            let link = open_pinned(&pin, Access::ReadWrite)
+                .with_context(|| format!("cannot open the link {}", pin.display()))?;
+            let (_, cgroup) = link_program_and_cgroup(link.as_fd())
+                .with_context(|| format!("cannot read the link {}", pin.display()))?;
+            if cgroup != 0 {
+                *attached.entry(place).or_default() += 1;
+            }
+        }
+        let programs = abi::CONNECT_PROGRAMS.len() + 1;
+        let whole = attached.values().filter(|links| **links == programs);
+        Ok(whole.count())
+    }
+}

@@ -1,0 +1,147 @@
+//! The daemon's part of the egress policy: the exempt endpoints, this host's addresses and the daemon's own exemption.
+//!
+//! Addresses and exemption are refreshed every second, since the kernel's notifications can be lost.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::process;
+use std::sync::Arc;
+
+use allowlist_common::abi::{EgressSettings, Endpoint, MAX_ENDPOINTS};
+use allowlist_common::egress::{EgressReason, address_key};
+use allowlist_common::packet::{TCP, UDP};
+use allowlist_dataplane::EgressPublication;
+use allowlist_policy::compile::Tables;
+use allowlist_policy::{Egress, unit_path};
+use log::warn;
+use nix::ifaddrs::getifaddrs;
+
+use super::Daemon;
+use crate::effective::EffectiveState;
+
+/// The port of DNS over UDP and TCP (RFC 1035, 4.2).
+const DNS: u16 = 53;
+/// The port of NTP (RFC 5905, 7.2).
+const NTP: u16 = 123;
+/// The file with this host's resolvers (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The maximum size of [`RESOLV_CONF`] that is read, in bytes.
+const MAX_RESOLV_CONF: u64 = 1 << 16;
+
+/// Returns the egress policy of a state for the kernel; `None` if it has none.
+pub(super) fn publication(
+    state: &EffectiveState,
+    tables: Option<Arc<Tables>>,
+) -> Option<EgressPublication> {
+    let egress = state.policy().egress.as_ref()?;
+    Some(EgressPublication {
+        tables: tables?,
+        settings: settings(egress, &host_resolvers()),
+        control: egress.control(state.egress_mode()),
+        cgroups: egress.cgroups.clone(),
+        units: egress.units().iter().map(|unit| unit_path(unit)).collect(),
+        own_addresses: own_addresses().unwrap_or_default(),
+        process: process::id(),
+    })
+}
+
+/// Returns the settings of an egress policy. `host` are this host's resolvers, which are used if the policy names none.
+fn settings(egress: &Egress, host: &[IpAddr]) -> EgressSettings {
+    let resolvers: Vec<SocketAddr> = if egress.resolvers.is_empty() {
+        host.iter()
+            .map(|address| SocketAddr::new(*address, DNS))
+            .collect()
+    } else {
+        egress.resolvers.clone()
+    };
+    let resolvers = resolvers.iter().flat_map(|resolver| {
+        [UDP, TCP].map(|protocol| {
+            let address = address_key(resolver.ip().into());
+            Endpoint::new(address, protocol, resolver.port(), EgressReason::Resolver)
+        })
+    });
+    let time_servers = egress.time_servers.iter().map(|server| {
+        let address = address_key((*server).into());
+        Endpoint::new(address, UDP, NTP, EgressReason::Essential)
+    });
+    let mut settings = EgressSettings {
+        has_units: u32::from(!egress.units().is_empty()),
+        ..EgressSettings::default()
+    };
+    let endpoints: Vec<Endpoint> = resolvers.chain(time_servers).collect();
+    if endpoints.len() > MAX_ENDPOINTS {
+        warn!(
+            "the egress policy exempts the first {MAX_ENDPOINTS} of {} endpoints of resolvers and time servers only; list fewer in egress.resolvers",
+            endpoints.len()
+        );
+    }
+    for (place, endpoint) in endpoints.into_iter().take(MAX_ENDPOINTS).enumerate() {
+        settings.endpoints[place] = endpoint;
+        settings.count = place as u32 + 1;
+    }
+    settings
+}
+
+/// Returns the addresses of the resolvers in `/etc/resolv.conf`; none if the file cannot be read.
+fn host_resolvers() -> Vec<IpAddr> {
+    let read = allowlist_files::bounded::Open::configured(MAX_RESOLV_CONF)
+        .read(std::path::Path::new(RESOLV_CONF));
+    let Ok(text) = read else {
+        return Vec::new();
+    };
+    String::from_utf8_lossy(&text)
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
+        })
+        .collect()
+}
+
+/// Returns the addresses of this host's interfaces.
+fn own_addresses() -> nix::Result<BTreeSet<IpAddr>> {
+    let addresses = getifaddrs()?.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| Some(IpAddr::V6(address.as_sockaddr_in6()?.ip())))
+    });
+    Ok(addresses.collect())
+}
+
+impl Daemon {
+    /// Refreshes this host's addresses and the daemon's own exemption in the kernel, if there is an egress policy.
+    pub(super) async fn refresh_egress(&mut self) {
+        let Some(egress) = &self.state.policy().egress else {
+            return;
+        };
+        let units: Vec<_> = egress.units().iter().map(|unit| unit_path(unit)).collect();
+        let addresses = match own_addresses() {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                warn!(
+                    "cannot read this host's addresses for the egress policy: {error}; the previous ones stay in use"
+                );
+                return;
+            }
+        };
+        let process = process::id();
+        let result = self
+            .kernel
+            .run(move |dataplane| {
+                dataplane.exempt_process(process);
+                dataplane.set_own_addresses(&addresses)?;
+                dataplane.refresh_units(&units)
+            })
+            .await;
+        if let Err(error) = result {
+            warn!(
+                "cannot update this host's addresses and the cgroups of units for the egress policy: {error:#}"
+            );
+        }
+    }
+
+    /// Ends the daemon's own exemption from the egress policy, at the end of the daemon.
+    pub(super) async fn end_egress_exemption(&self) {
+        self.kernel.run(|dataplane| dataplane.end_exemption()).await;
+    }
+}

@@ -1,0 +1,93 @@
+//! A cgroup of a test: programs run in it, and the egress policy is attached to it instead of the root.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use std::{process, thread};
+
+use allowlist_dataplane::cgroup_mount_point;
+use anyhow::Context;
+
+/// The number of the next cgroup of this process.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+/// The time to wait for the processes of a cgroup to end, after they were killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A cgroup of version 2, which is removed with this value, after its processes were killed.
+pub struct Cgroup {
+    /// The path below the root of cgroup v2.
+    below_root: PathBuf,
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Creates an empty cgroup below the root.
+    pub fn new() -> anyhow::Result<Self> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::at(&PathBuf::from(format!(
+            "/allowlist-test-{}-{number}",
+            process::id()
+        )))
+    }
+
+    /// Creates an empty cgroup below this one.
+    pub fn child(&self, name: &str) -> anyhow::Result<Self> {
+        Self::at(&self.below_root.join(name))
+    }
+
+    fn at(below_root: &Path) -> anyhow::Result<Self> {
+        let root = cgroup_mount_point()?;
+        let path = root.join(below_root.strip_prefix("/")?);
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self {
+            below_root: below_root.to_owned(),
+            path,
+        })
+    }
+
+    /// Returns the path below the root of cgroup v2, as in the configuration.
+    pub fn below_root(&self) -> &Path {
+        &self.below_root
+    }
+
+    /// Makes a command run in the cgroup.
+    #[expect(
+        unsafe_code,
+        reason = "the child enters the cgroup between fork and exec"
+    )]
+    pub fn hold<'c>(&self, command: &'c mut Command) -> anyhow::Result<&'c mut Command> {
+        let procs: File = OpenOptions::new()
+            .write(true)
+            .open(self.path.join("cgroup.procs"))?;
+        // SAFETY: the closure makes one system call and allocates nothing. 0 is the writing process.
+        unsafe {
+            command.pre_exec(move || (&procs).write_all(b"0"));
+        }
+        Ok(command)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+        let end = Instant::now() + PATIENCE;
+        while let Err(error) = fs::remove_dir(&self.path) {
+            if Instant::now() > end {
+                eprintln!("cannot remove {}: {error}", self.path.display());
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl AsRef<OsStr> for Cgroup {
+    fn as_ref(&self) -> &OsStr {
+        self.below_root.as_os_str()
+    }
+}

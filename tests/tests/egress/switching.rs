@@ -1,0 +1,137 @@
+//! Modes, reloads, commit confirm, the end of the daemon and `detach`.
+
+use allowlist_tests::lab::{Cgroup, Testbed, eventually};
+use allowlist_tests::require_root;
+use nix::sys::signal::Signal;
+use std::time::Duration;
+
+use super::*;
+
+const REFUSED: [(&str, &str, u16); 1] = [("udp_send", "192.0.2.77", 443)];
+
+fn result(testbed: &Testbed, cgroup: &Cgroup) -> anyhow::Result<String> {
+    Ok(call(&testbed.host, cgroup, &REFUSED)?.remove(0))
+}
+
+fn done(testbed: &Testbed, arguments: &[&str]) -> anyhow::Result<String> {
+    let ended = testbed.run(arguments)?;
+    ensure!(ended.code == Some(0), "{arguments:?}: {ended:?}");
+    Ok(ended.stdout)
+}
+
+#[test]
+fn the_mode_of_the_egress_policy_is_separate() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let daemon = start(&testbed, &cgroup, PARTNER)?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    done(&testbed, &["mode", "observe", "--egress"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    let status = testbed.json("status")?;
+    assert_eq!(
+        (&status["mode"], &status["egress"]["mode"]),
+        (&"enforce".into(), &"observe".into())
+    );
+    assert_eq!(counter(&testbed, "send", "refuse", "default")?, 2);
+    // A mode command without --egress changes the mode for packets only.
+    done(&testbed, &["mode", "observe"])?;
+    done(&testbed, &["mode", "enforce"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    // The mode survives a restart of the daemon.
+    drop(daemon);
+    let _daemon = start(&testbed, &cgroup, PARTNER)?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    done(&testbed, &["mode", "enforce", "--egress"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    Ok(())
+}
+
+#[test]
+fn a_reload_changes_the_rules_and_removes_the_policy() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let _daemon = start(&testbed, &cgroup, PARTNER)?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    let wider = PARTNER.replace("198.51.100.2/32", "192.0.2.0/24");
+    testbed
+        .scratch
+        .write("allowlist.toml", config(&cgroup, &wider))?;
+    done(&testbed, &["reload"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    testbed
+        .scratch
+        .write("allowlist.toml", config(&cgroup, PARTNER))?;
+    done(&testbed, &["reload"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    testbed
+        .scratch
+        .write("allowlist.toml", "interfaces = [\"eth0\"]\n")?;
+    done(&testbed, &["reload"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    assert!(testbed.json("status")?["egress"].is_null());
+    Ok(())
+}
+
+#[test]
+fn an_unconfirmed_policy_is_rolled_back_by_the_kernel() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let open = testbed
+        .scratch
+        .write("allowlist.toml", "interfaces = [\"eth0\"]\n")?;
+    let mut daemon = testbed.filter(&["--config".as_ref(), open.as_os_str()])?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    testbed
+        .scratch
+        .write("allowlist.toml", config(&cgroup, PARTNER))?;
+    done(&testbed, &["reload", "--confirm-within", "5s"])?;
+    // Without the daemon, the kernel keeps the deadline.
+    daemon.stop(Signal::SIGKILL, Duration::from_mins(3))?;
+    eventually(|| Ok(result(&testbed, &cgroup)? == "ok"))?;
+    Ok(())
+}
+
+#[test]
+fn the_policy_outlives_the_daemon_until_detach() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let mut daemon = start(&testbed, &cgroup, PARTNER)?;
+    daemon.stop(Signal::SIGKILL, Duration::from_mins(3))?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    let mut daemon = start(&testbed, &cgroup, PARTNER)?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    daemon.stop(Signal::SIGTERM, Duration::from_mins(3))?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    done(&testbed, &["detach"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    Ok(())
+}
+
+#[test]
+fn a_policy_is_confirmed_and_rolled_back_by_command() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let open = "interfaces = [\"eth0\"]\n";
+    let path = testbed.scratch.write("allowlist.toml", open)?;
+    let _daemon = testbed.filter(&["--config".as_ref(), path.as_os_str()])?;
+    let reload = ["reload", "--confirm-within", "1h"];
+    testbed
+        .scratch
+        .write("allowlist.toml", config(&cgroup, PARTNER))?;
+    done(&testbed, &reload)?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    done(&testbed, &["rollback"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    // The rolled-back text is ignored until the file changes.
+    let other = format!("{}# 2\n", config(&cgroup, PARTNER));
+    testbed.scratch.write("allowlist.toml", other)?;
+    done(&testbed, &reload)?;
+    done(&testbed, &["confirm"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    testbed.scratch.write("allowlist.toml", open)?;
+    done(&testbed, &reload)?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    done(&testbed, &["confirm"])?;
+    assert_eq!(result(&testbed, &cgroup)?, "ok");
+    Ok(())
+}
