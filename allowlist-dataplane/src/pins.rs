@@ -138,8 +138,13 @@ impl Pins {
             .mode(0o700)
             .create(&pins.folder)
             .map_err(|error| {
+                let hint = if root.to_string_lossy().contains('.') {
+                    "; a BPF file system allows no dot in a name, so choose a --pin-dir without one"
+                } else {
+                    ""
+                };
                 let text = format!(
-                    "cannot create the pin directory {} (a BPF file system allows no dot in a name): {error}",
+                    "cannot create the pin directory {}: {error}{hint}",
                     pins.folder.display()
                 );
                 CodedError::new(ErrorCode::InvalidPinDir, text)
@@ -260,7 +265,9 @@ impl Pins {
                     Err(error) if is_absence(error.kind()) => {}
                     Err(error) => {
                         return Err(error).with_context(|| {
-                            format!("cannot open the link {name} in the former pin directory")
+                            format!(
+                                "cannot restore the pin of the BPF link {name}, because the link cannot be opened in the earlier pin directory, which was unmounted or removed"
+                            )
                         });
                     }
                 }

@@ -337,8 +337,8 @@ fn compare_slot(namespace: u64, slot: &Slot, facts: &SlotFacts) -> Vec<Differenc
             Kind::InterfaceRenamed,
             Some(name),
             format!(
-                "{name} was renamed to {}; services that are limited to an interface still use the old name",
-                device.names.first().map_or("nothing", String::as_str)
+                "{name} was renamed to {}; services that are limited to an interface use the old name until the daemon publishes again (if none runs, start it with `allowlist run`)",
+                device.names.first().map_or("another name", String::as_str)
             ),
         ));
     }

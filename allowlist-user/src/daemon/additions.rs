@@ -234,7 +234,7 @@ impl Daemon {
             )
         } else {
             format!(
-                "{prefix} was not added{at} by command: it is in the list of {}; remove it there",
+                "{prefix} was not added{at} by command: it is in the list of the source {}; remove it from that list or, if a vendor publishes the list, remove the source from the service's `allow`",
                 listing.join(" and ")
             )
         }

@@ -44,9 +44,9 @@ fn fetch(folder: &Path) -> Result<PathBuf> {
     ] {
         if !cargo::is_on_path(program) {
             bail!(Missing(format!(
-                "there is no `{program}` to download Debian's kernel: on Debian and its derivatives, \
-                 run `apt-get install {package}`; elsewhere, unpack a package {PREFIX}*{SUFFIX} to \
-                 a folder with the package's name in {}",
+                "cannot download Debian's kernel, because `{program}` (Debian's package {package}) is not \
+                 installed; install it, or unpack a package {PREFIX}NUMBER{SUFFIX} of Debian 12 in the \
+                 folder {}/{PREFIX}NUMBER{SUFFIX}",
                 folder.display()
             )));
         }
