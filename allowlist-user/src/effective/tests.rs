@@ -223,7 +223,7 @@ struct World {
 }
 
 /// The alternatives of each part of a configuration.
-const PARTS: [&[&str]; 10] = [
+const PARTS: [&[&str]; 11] = [
     &["", "mode = 'enforce'\n", "mode = 'observe'\n"],
     &["", "default = 'pass'\n", "default = 'drop'\n"],
     &["'eth0'", "'eth0', 'eth1'"],
@@ -239,6 +239,13 @@ const PARTS: [&[&str]; 10] = [
     &["s1", "s2"],
     &["'192.0.2.0/24'", "'192.0.2.0/25', '198.51.100.7'"],
     &["'203.0.113.0/24'", "'203.0.113.0/24', '203.0.113.0/25'"],
+    &[
+        "",
+        "[egress]\ndefault = 'refuse'\n[egress.rules.r]\nto = ['a']\nports = ['tcp/443']\n",
+        "[egress]\ndefault = 'refuse'\nmode = 'observe'\n[egress.rules.r]\nto = ['a']\nports = ['tcp/443']\n",
+        "[egress]\ndefault = 'pass'\nerrno = 'EACCES'\nresolvers = ['192.0.2.53']\n[egress.rules.r]\nto = ['b']\nports = ['tcp/443']\n",
+        "[egress]\ndefault = 'refuse'\n[egress.rules.r]\nto = ['a', 'b']\nports = ['tcp/80', 'tcp/443']\nunits = ['a.slice']\n[egress.rules.s]\nto = ['b']\nports = ['icmp']\n",
+    ],
 ];
 
 /// Generates two worlds with few or no differences.
@@ -263,7 +270,7 @@ fn worlds() -> impl Strategy<Value = (World, World)> {
     })
 }
 
-fn world((parts, command, edits): ([usize; 10], Option<Mode>, Vec<Edit>)) -> World {
+fn world((parts, command, edits): ([usize; 11], Option<Mode>, Vec<Edit>)) -> World {
     let mut place = 0;
     let [
         mode,
@@ -276,6 +283,7 @@ fn world((parts, command, edits): ([usize; 10], Option<Mode>, Vec<Edit>)) -> Wor
         second,
         a,
         b,
+        egress,
     ] = parts.map(|word| {
         place += 1;
         PARTS[place - 1][word]
@@ -283,7 +291,7 @@ fn world((parts, command, edits): ([usize; 10], Option<Mode>, Vec<Edit>)) -> Wor
     let text = format!(
         "{mode}{default}interfaces = [{interfaces}]\n{keep}[services.s0]\nports = [{covered}]\nallow = [{allow}]\n{on}\
          [services.{second}]\nports = ['udp/53']\nallow = ['b']\n\
-         [sources.a]\nprefixes = [{a}]\n[sources.b]\nprefixes = [{b}]\n"
+         [sources.a]\nprefixes = [{a}]\n[sources.b]\nprefixes = [{b}]\n{egress}"
     );
     let mut additions = Additions::default();
     additions.apply(&edits);

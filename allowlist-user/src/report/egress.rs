@@ -53,10 +53,7 @@ impl EgressStatus {
     }
 
     const fn default(&self) -> &'static str {
-        match self.control.default_verdict {
-            Verdict::Pass => "pass",
-            Verdict::Drop => "refuse",
-        }
+        word(self.control.default_verdict)
     }
 
     /// Returns the number of calls of these kinds with a verdict.
@@ -170,8 +167,8 @@ impl EgressStatus {
     }
 }
 
-/// Returns the word for a verdict on a call.
-const fn word(verdict: Verdict) -> &'static str {
+/// Returns the word for a verdict on a call, as the configuration writes it.
+pub(super) const fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "pass",
         Verdict::Drop => "refuse",

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::attach::{ExpectedAttach, attach_table};
+use super::egress::word as egress_word;
 use super::list::entries_json;
 use super::{Table, ago, table};
 use crate::config::Config;
@@ -50,7 +51,11 @@ impl Plan<'_> {
                 service.allow.join(" "),
             ]);
         }
-        let mut text = format!("{services}\n\n{}\n\n", self.sources());
+        let mut text = format!("{services}\n\n");
+        if let Some(rules) = self.egress_rules() {
+            text += &format!("{rules}\n\n");
+        }
+        text += &format!("{}\n\n", self.sources());
         if let Some(attach) = attach_table(self.attach) {
             text += &format!("{attach}\n\n");
         }
@@ -74,7 +79,7 @@ impl Plan<'_> {
             return text;
         }
         text + &format!(
-            "ok: {} IPv4 and {} IPv6 prefixes, max_prefixes {}; mode {}, default {}{}\n",
+            "ok: {} IPv4 and {} IPv6 prefixes, max_prefixes {}; mode {}, default {}{}{}\n",
             self.tables.v4.len(),
             self.tables.v6.len(),
             self.config.max_prefixes,
@@ -89,7 +94,29 @@ impl Plan<'_> {
                     )
                 }
             },
+            match &self.config.policy.egress {
+                Some(egress) => format!(
+                    "; egress mode {}, default {}",
+                    egress.mode.name(),
+                    egress_word(egress.default)
+                ),
+                None => String::new(),
+            },
         )
+    }
+
+    /// Returns the table of the rules of the egress policy; `None` without one.
+    fn egress_rules(&self) -> Option<Table> {
+        self.config.policy.egress.as_ref()?;
+        let mut rules = table(&["egress rule", "ports", "of", "to"], &[]);
+        for (name, rule) in &self.meta.egress_rules {
+            let units = match &rule.units[..] {
+                [] => "all programs".to_owned(),
+                some => some.join(" "),
+            };
+            rules.add_row([name.clone(), rule.ports.join(" "), units, rule.to.join(" ")]);
+        }
+        Some(rules)
     }
 
     /// Returns the table of sources; if a source has failed, with a column of their states.
@@ -141,6 +168,15 @@ impl Plan<'_> {
             "return_traffic": self.config.rules.return_traffic,
             "keep": self.config.rules.keep,
             "services": self.meta.services,
+            "egress": self.config.policy.egress.as_ref().map(|egress| json!({
+                "mode": egress.mode,
+                "default": egress_word(egress.default),
+                "errno": egress.errno.name(),
+                "resolvers": egress.resolvers,
+                "time_servers": egress.time_servers,
+                "cgroups": egress.cgroups,
+                "rules": self.meta.egress_rules,
+            })),
             "sources": self.meta.sources,
             "prefixes": entries_json(v4.chain(v6).collect(), self.meta),
         })
