@@ -154,6 +154,15 @@ impl EgressPolicy {
         Ok(self.programs.as_mut().expect("it was just loaded"))
     }
 
+    /// Returns whether every map and link of the attached policy is pinned; true if this process attached none.
+    fn is_whole(&self, pins: &Pins) -> Result<bool> {
+        let Some(cgroups) = &self.attached else {
+            return Ok(true);
+        };
+        let links = cgroups.len().max(1) * (abi::CONNECT_PROGRAMS.len() + 1);
+        Ok(EgressMaps::are_pinned(pins)? && pinned_links(pins.folder())?.len() >= links)
+    }
+
     /// Attaches the programs to the cgroups at `paths`, below the root of cgroup v2, and pins the links. Replaces the
     /// programs in links that exist, and detaches the programs from other cgroups.
     fn attach(&mut self, pins: &Pins, paths: &[PathBuf]) -> Result<()> {
@@ -329,6 +338,22 @@ pub(super) fn remove(pins: &Pins) -> Result<()> {
 }
 
 impl Dataplane {
+    /// Returns whether every map and link of the egress policy is pinned as this process left it.
+    ///
+    /// If not, and pins were removed, the programs may no longer be attached: [`Self::reopen_egress`] and the next
+    /// publish attach them again.
+    pub fn has_egress_pins(&self) -> Result<bool> {
+        self.egress.is_whole(&self.pins)
+    }
+
+    /// Forgets the maps and programs of the egress policy, so that the next publish opens or creates them, and attaches
+    /// the programs.
+    pub fn reopen_egress(&mut self) -> Result<()> {
+        self.egress = EgressPolicy::default();
+        self.egress = EgressPolicy::open(&self.pins)?;
+        Ok(())
+    }
+
     /// Sets the addresses of this host's interfaces: calls to them pass under every egress policy.
     ///
     /// Does nothing without an egress policy.

@@ -89,7 +89,7 @@ impl<'a> Caller<'a> {
 #[inline(never)]
 fn unit_row(slot: u32) -> u32 {
     let mut row = 0;
-    for depth in 1..MAX_DEPTH {
+    for depth in 1..=MAX_DEPTH {
         // SAFETY: has no pointer arguments.
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(depth) };
         if id == 0 {

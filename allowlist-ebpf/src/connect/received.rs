@@ -86,7 +86,7 @@ fn sender_v4(ctx: &SkBuffContext, first: u8) -> Option<(Address, usize)> {
 fn sender_v6(ctx: &SkBuffContext) -> Option<(Address, usize)> {
     let mut next: u8 = ctx.load(ipv6::NEXT_HEADER_AT).ok()?;
     let mut header = ipv6::HEADER;
-    for _ in 0..MAX_EXTENSIONS {
+    for _ in 0..=MAX_EXTENSIONS {
         match next {
             UDP => {
                 let network: u64 = ctx.load(ipv6::SOURCE_AT).ok()?;

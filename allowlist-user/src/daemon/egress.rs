@@ -10,13 +10,15 @@ use std::sync::Arc;
 use allowlist_common::abi::{EgressSettings, Endpoint, MAX_ENDPOINTS};
 use allowlist_common::egress::{EgressReason, address_key};
 use allowlist_common::packet::{TCP, UDP};
-use allowlist_dataplane::EgressPublication;
+use allowlist_dataplane::{Dataplane, EgressPublication};
 use allowlist_policy::compile::Tables;
+use allowlist_policy::error_code::CodedError;
 use allowlist_policy::{Egress, unit_path};
 use log::warn;
 use nix::ifaddrs::getifaddrs;
 
 use super::Daemon;
+use super::commit::Transaction;
 use crate::effective::EffectiveState;
 
 /// The port of DNS over UDP and TCP (RFC 1035, 4.2).
@@ -108,6 +110,11 @@ fn own_addresses() -> nix::Result<BTreeSet<IpAddr>> {
     Ok(addresses.collect())
 }
 
+/// Returns an error of the data plane as one with its code and its causes.
+fn refused(error: &allowlist_dataplane::Error) -> CodedError {
+    CodedError::new(error.code(), format!("{error:#}"))
+}
+
 impl Daemon {
     /// Refreshes this host's addresses and the daemon's own exemption in the kernel, if there is an egress policy.
     pub(super) async fn refresh_egress(&mut self) {
@@ -133,11 +140,40 @@ impl Daemon {
                 dataplane.refresh_units(&units)
             })
             .await;
+        if let Err(error) = self.restore_egress().await {
+            warn!(
+                target: "allowlist::self-check-failed",
+                "self-check: the egress policy is not attached as published, and cannot be attached again: {error:#}"
+            );
+        }
         if let Err(error) = result {
             warn!(
                 "cannot update this host's addresses and the cgroups of units for the egress policy: {error:#}"
             );
         }
+    }
+
+    /// Attaches the egress policy again if its pins were removed.
+    async fn restore_egress(&mut self) -> Result<(), CodedError> {
+        if self.is_inactive || self.kernel.generation() == 0 {
+            return Ok(());
+        }
+        let has_pins = self.kernel.run(|dataplane| dataplane.has_egress_pins());
+        if has_pins.await.map_err(|error| refused(&error))? {
+            return Ok(());
+        }
+        warn!(
+            target: "allowlist::egress-detached",
+            "self-check: pins of the egress policy were removed, so it may have refused nothing; it is published and attached again"
+        );
+        let reopened = self.kernel.run(Dataplane::reopen_egress);
+        reopened.await.map_err(|error| refused(&error))?;
+        let transaction = Transaction {
+            always: true,
+            ..Transaction::new(self.state.clone())
+        };
+        self.commit(transaction).await?;
+        Ok(())
     }
 
     /// Ends the daemon's own exemption from the egress policy, at the end of the daemon.

@@ -135,3 +135,37 @@ fn a_policy_is_confirmed_and_rolled_back_by_command() -> anyhow::Result<()> {
     assert_eq!(result(&testbed, &cgroup)?, "ok");
     Ok(())
 }
+
+#[test]
+fn removed_pins_are_restored() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let daemon = start(&testbed, &cgroup, PARTNER)?;
+    assert_eq!(result(&testbed, &cgroup)?, "EPERM");
+    // The links of the policy, and one of its maps.
+    let pins: Vec<_> = walk(testbed.scratch.pin_dir())?
+        .into_iter()
+        .filter(|pin| pin.ends_with("_0") || pin.ends_with("EGRESS_TABLES"))
+        .collect();
+    ensure!(pins.len() == 6, "{pins:?}");
+    for pin in pins {
+        std::fs::remove_file(pin)?;
+    }
+    daemon.wait_for_line("egress-detached", Duration::from_mins(3))?;
+    eventually(|| Ok(result(&testbed, &cgroup)? == "EPERM"))?;
+    Ok(())
+}
+
+/// Returns the paths of all files below a directory.
+fn walk(folder: &std::path::Path) -> anyhow::Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            paths.extend(walk(&entry.path())?);
+        } else {
+            paths.push(entry.path().display().to_string());
+        }
+    }
+    Ok(paths)
+}
