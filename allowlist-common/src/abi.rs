@@ -44,7 +44,8 @@ pub const TRACKER_PROGRAM: &str = "allowlist_track";
 pub const CONTROL: &str = "CONTROL";
 /// Array of one [`Fallback`]: the control word that replaces an unconfirmed change at its deadline.
 pub const FALLBACK: &str = "FALLBACK";
-/// Array of [`GenerationTables`] by slot; each value ends with the slot's pool.
+/// Array of [`GenerationTables`] by slot; each value ends with the slot's pool, the chunks of its range table
+/// ([`crate::ranges`]).
 pub const GENERATIONS: &str = "GENERATIONS";
 /// Array of arrays of `u64` by slot: the prefixes from which a range table was compiled. Only userspace uses it.
 pub const PREFIXES: &str = "PREFIXES";
@@ -54,9 +55,11 @@ pub const TRIES_V4: &str = "TRIES_V4";
 pub const TRIES_V6: &str = "TRIES_V6";
 /// Per-CPU array of [`Counters`], by interface slot: packets by verdict and reason.
 pub const COUNTERS: &str = "COUNTERS";
-/// Per-CPU array of [`Traffic`], by match id: the traffic that sources were allowed to send.
+/// Per-CPU array of [`Traffic`], by match id ([`MAX_MATCHES`]): the traffic that passed because a service allows its
+/// source address.
 pub const MATCHES: &str = "MATCHES";
-/// Per-CPU array of [`ServiceTraffic`], by service counter id: the traffic to services, passed and dropped.
+/// Per-CPU array of [`ServiceTraffic`], by service counter id ([`MAX_SERVICE_COUNTS`]): the traffic to services, passed
+/// and dropped.
 pub const SERVICE_COUNTS: &str = "SERVICE_COUNTS";
 /// Array of [`Interface`], by interface slot. Only userspace uses it.
 pub const INTERFACES: &str = "INTERFACES";
@@ -80,7 +83,8 @@ pub const FOREIGN: &str = "FOREIGN";
 pub const FOREIGN_PORTS: &str = "FOREIGN_PORTS";
 /// Per-CPU array of one [`crate::flow::Crowding`]: the count of new entries in [`FOREIGN`].
 pub const CROWDING: &str = "CROWDING";
-/// Array of one [`crate::flow::Marking`]: the interface slots on which entries in [`FOREIGN`] are made.
+/// Array of one [`crate::flow::Marking`]: the interface slots on which the flow tracker may create UDP flows, and the
+/// time until which entries of [`FOREIGN`] may be missing.
 pub const MARKING: &str = "MARKING";
 /// Array of one [`crate::flow::PortsInUse`]: the local ports that may have live flows in [`FLOWS`] or [`PEERS`].
 pub const PORTS: &str = "PORTS";
@@ -130,19 +134,23 @@ pub const GLOBAL_TRACE: &str = "TRACE";
 
 /// The number of generations in the maps: the active one, the one being written, and the fallback of a pending change.
 pub const SLOTS: u32 = 3;
-/// The maximum number of kernel services: a set is one `u64`.
+/// The maximum number of kernel services, the distinct sets of configured services that cover a port: one bit of a
+/// `u64` each. A policy with more is refused.
 pub const MAX_SERVICES: usize = 64;
-/// The maximum number of interfaces that share one set of maps. An *interface slot* is the number of such an interface,
-/// below this maximum; a *slot* alone is the number of a generation's tables, below [`SLOTS`].
+/// The maximum number of interfaces that share one set of maps; attaching to a further one fails. An *interface slot*
+/// is the number of such an interface, below this maximum; a *slot* alone is the number of a generation's tables, below
+/// [`SLOTS`].
 pub const MAX_INTERFACES: u32 = 64;
-/// The number of match ids. Id 0 stands for no match.
+/// The number of match ids. A match id stands for the sources that list an address, and id 0 for no source. A policy
+/// that needs more is refused.
 pub const MAX_MATCHES: u32 = 4096;
-/// The number of service counter ids. Id 0 stands for no service.
+/// The number of service counter ids. Such an id stands for the services that cover a port, and id 0 for no service. A
+/// policy that needs more is refused.
 pub const MAX_SERVICE_COUNTS: u32 = 1024;
 /// The size of the ring buffer [`EVENTS`] in bytes.
 pub const EVENT_BYTES: u32 = 1 << 18;
 
-/// The services that a source may reach, and its match id.
+/// The kernel services that a source address may reach, and the match id under which its packets are counted.
 ///
 /// Packed, because a trie's value has the alignment of its key, 4 bytes.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -150,7 +158,7 @@ pub const EVENT_BYTES: u32 = 1 << 18;
 #[repr(C, packed(4))]
 pub struct Grant {
     services: u64,
-    /// The id under which packets of the source are counted: an index into [`MATCHES`].
+    /// The match id: an index into [`MATCHES`], under which the allowed packets of the address are counted.
     pub match_id: u32,
 }
 
@@ -160,7 +168,7 @@ impl Grant {
         Self { services, match_id }
     }
 
-    /// Returns the set of services.
+    /// Returns the set of kernel services: bit `n - 1` is the service with the number `n`.
     #[inline(always)]
     pub const fn services(self) -> u64 {
         self.services
@@ -211,7 +219,7 @@ pub struct Traffic {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ServiceTraffic {
-    /// Traffic from sources that may reach the services.
+    /// Traffic from source addresses that may reach the services.
     pub passed: Traffic,
     /// The number of dropped frames.
     pub dropped_packets: u64,

@@ -110,7 +110,7 @@ pub struct Request {
     pub destination: Address,
     /// The IP protocol of the socket, as the kernel numbers it: above 255 for [`MPTCP`].
     pub protocol: u32,
-    /// The destination port; of no meaning for a protocol without ports.
+    /// The destination port; ignored for a protocol without ports.
     pub port: u16,
     /// The local port that the socket is bound to; 0 if it is not bound.
     pub local_port: u16,
@@ -134,9 +134,10 @@ pub trait EgressTables {
     /// Returns the set of rules that cover a protocol without ports for the calling program, as
     /// [`Self::rules_of_port`] does.
     fn rules_of_protocol(&self, protocol: u8) -> ServiceId;
-    /// Returns the counter id of a set of rules.
+    /// Returns the id under which calls to the ports of a set of rules are counted: an index into
+    /// [`crate::abi::EGRESS_RULES`].
     fn rule_counter_id(&self, rules: ServiceId) -> u32;
-    /// Returns the rules that allow a destination by a prefix.
+    /// Returns the rules that allow a destination by a prefix; `None` or a grant without rules if none does.
     fn grant(&self, destination: &Address) -> Option<Grant>;
 }
 
@@ -147,9 +148,10 @@ pub struct EgressDecision {
     pub verdict: Verdict,
     /// The reason for the verdict.
     pub reason: EgressReason,
-    /// The match id of the destination, if a rule allows it; else 0.
+    /// The match id of the destination (an index into [`crate::abi::EGRESS_MATCHES`]), if a rule allows it; else 0.
     pub match_id: u32,
-    /// The counter id of the rules that cover the port; 0 if none does, or if an earlier rule decided.
+    /// The counter id of the rules that cover the port (an index into [`crate::abi::EGRESS_RULES`]); 0 if none does, or
+    /// if an earlier rule decided.
     pub rules: u32,
 }
 
@@ -278,7 +280,8 @@ const fn is_dhcp(request: &Request, protocol: u8) -> bool {
         }
 }
 
-/// Reports whether an address is this host by its range alone, link-local in IPv6, or multicast with its exemption on.
+/// Reports whether an address is local by its range alone: loopback or unspecified, link-local in IPv6, or multicast if
+/// `[keep]` exempts it.
 ///
 /// The link-local range of IPv4, `169.254.0.0/16`, is not included: clouds answer there with credentials.
 #[inline(always)]

@@ -28,9 +28,10 @@ pub struct Flow {
     pub local: [u64; 2],
     /// The remote address, in the format of [`Address::padded`].
     pub remote: [u64; 2],
-    /// This host's port, or the identifier of its echo requests; 0 for a peer.
+    /// This host's port, or the identifier of its echo requests; 0 for a peer (a flow without ports, for later
+    /// fragments).
     pub local_port: u16,
-    /// The remote port; 0 for echo requests and for a peer.
+    /// The remote port; 0 for echo requests and for a peer (a flow without ports, for later fragments).
     pub remote_port: u16,
     /// The protocol number of TCP, UDP, or the family's ICMP; other protocols are not tracked.
     pub protocol: u8,
@@ -48,8 +49,8 @@ pub struct Flow {
 pub struct FlowEntry {
     /// The time at which the entry expires, in seconds of the kernel's monotonic clock.
     pub expires: u32,
-    /// For an own flow: 1 once this host has sent a FIN or RST. For a foreign flow: 1 if its origin is unknown, so
-    /// that packets of this host do not extend it.
+    /// For a flow that this host initiated: 1 once this host has sent a FIN or RST. For a foreign flow: 1 if it is
+    /// unknown which side initiated it, so that packets of this host do not extend the entry.
     pub closing: u32,
 }
 

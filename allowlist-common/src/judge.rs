@@ -28,7 +28,8 @@ pub trait Tables {
     fn is_shared(&self, services: u64) -> bool;
     /// Returns the id under which packets to a service are counted: an index into [`crate::abi::SERVICE_COUNTS`].
     fn service_counter_id(&self, service: ServiceId) -> u32;
-    /// Returns the services that a source may reach; `None` or a grant without services if no prefix contains it.
+    /// Returns the services that a source address may reach; `None` or a grant without services if no prefix contains
+    /// it.
     fn grant(&self, source: &Address) -> Option<Grant>;
     /// Reports whether a local port may have live flows: a cheap test that avoids most calls of [`Tables::has_flow`].
     ///
@@ -48,9 +49,11 @@ pub struct Decision {
     pub verdict: Verdict,
     /// The reason for the verdict.
     pub reason: Reason,
-    /// The match id of the source, if the source is the reason why the packet passes; else 0.
+    /// The match id of the source address (an index into [`crate::abi::MATCHES`]), if the packet passes because of its
+    /// source address; else 0.
     pub match_id: u32,
-    /// The counter id of the service; 0 if no service covers the packet, or if it has no ports to find the service by.
+    /// The counter id of the service (an index into [`crate::abi::SERVICE_COUNTS`]); 0 if no service covers the packet,
+    /// or if it has no ports to find the service by.
     pub service: u32,
 }
 
@@ -227,7 +230,7 @@ fn essential_traffic(packet: &Packet) -> Option<(Exemptions, Reason)> {
 /// Returns the decision on an ICMP error.
 ///
 /// With flow tracking, an error passes only if it quotes a packet of this host: of a tracked flow, or of a service's
-/// flow with a source that may reach the service.
+/// flow with an address that may reach the service.
 #[inline(always)]
 fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision {
     let is_expected = !tables.control().tracks()
@@ -245,7 +248,7 @@ fn icmp_error<T: Tables>(packet: &Packet, quote: Quote, tables: &T) -> Decision 
     Decision::new(verdict, Reason::IcmpError)
 }
 
-/// Reports whether a flow is between a service and a source that may reach it. Such flows are not tracked.
+/// Reports whether a flow is between a service and an address that may reach it. Such flows are not tracked.
 #[inline(always)]
 fn is_served<T: Tables>(flow: &Flow, tables: &T) -> bool {
     let covering = if flow.is_peer() {

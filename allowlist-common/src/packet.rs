@@ -118,7 +118,7 @@ impl Span {
 
 /// The maximum number of 802.1Q and 802.1ad tags. A frame with more is malformed, because its contents are unknown.
 const MAX_TAGS: usize = 2;
-/// The maximum number of IPv6 extension headers.
+/// The maximum number of IPv6 extension headers. A frame with more is malformed.
 const MAX_EXTENSIONS: usize = 8;
 
 /// Reports whether a next-header number is an IPv6 extension header that the parser walks through.

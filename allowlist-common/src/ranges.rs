@@ -16,7 +16,8 @@ pub mod v6;
 
 use crate::volatile::VolatileRef;
 
-/// The match id of a range: an index into [`crate::abi::MATCHES`]. Id 0 stands for no match.
+/// The match id of a range: an index into [`crate::abi::MATCHES`], which stands for the sources that list its
+/// addresses. Id 0 stands for no match.
 pub type MatchId = u16;
 
 /// The number of address bits that index the root.

@@ -36,12 +36,12 @@ pub enum Reason {
     Dhcp = 5,
     /// The packet is about group membership: IGMP or MLD.
     Multicast = 6,
-    /// The source may reach the service.
+    /// The source address may reach the service.
     Allowed = 7,
     /// The packet is an answer to this host: of a tracked flow, or with `return_traffic = "established"` any TCP
     /// segment with ACK or RST.
     Answer = 8,
-    /// The source may not reach the service.
+    /// The source address may not reach the service.
     NotAllowed = 9,
     /// No service covers the packet, so the default verdict applies; or all packets pass
     /// ([`Control::open`](crate::abi::Control::open)).
@@ -49,7 +49,7 @@ pub enum Reason {
     /// The program did not find its own tables. Does not occur in an intact installation.
     InternalError = 11,
     /// The packet is a later fragment, which has no ports: services cover its protocol, and none of these allows the
-    /// source.
+    /// source address.
     Fragment = 12,
 }
 

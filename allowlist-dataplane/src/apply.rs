@@ -27,7 +27,8 @@ pub struct Publication {
     pub rules: Rules,
     /// The names of the configured interfaces, by which a service can be limited to some interfaces.
     pub names: Vec<String>,
-    /// Whether the counters restart at 0, since their match ids cannot be mapped to names any more.
+    /// Whether the counters of sources and services restart at 0, because the ids under which they count cannot be
+    /// mapped to names any more.
     pub forgets_counts: bool,
     /// The description of the generation for reports, such as the names of its ids.
     pub metadata: Vec<u8>,
@@ -43,7 +44,7 @@ pub struct Attachments {
     pub interfaces: Vec<InterfaceInfo>,
     /// The requested attach mode.
     pub mode: AttachModeRequest,
-    /// Whether the program is replaced on interfaces that have it already.
+    /// Whether the program is replaced on interfaces that have it already; if false, it is only attached to the others.
     pub renews: bool,
     /// The new maximum number of tracked flows, where an inner `None` disables tracking; the outer `None` leaves
     /// tracking as it is.
@@ -58,7 +59,7 @@ pub enum Write {
     Mode {
         /// The mode for packets.
         mode: Mode,
-        /// The mode of the egress policy; of no meaning without one.
+        /// The mode of the egress policy; ignored if there is none.
         egress: Mode,
     },
     /// Publishes a generation.
@@ -158,8 +159,8 @@ impl Dataplane {
 
     /// Publishes a generation, then attaches the filter to its interfaces.
     ///
-    /// If return traffic is tracked, outbound flows are tracked for [`LISTEN`] before the first packet is judged, so
-    /// that present connections continue.
+    /// If this attaches a flow tracker to an interface, outbound flows are tracked for [`LISTEN`] before the publish,
+    /// so that connections that exist already continue.
     fn publish_and_attach(
         &mut self,
         publication: &Publication,

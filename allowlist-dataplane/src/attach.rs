@@ -87,7 +87,7 @@ pub struct Attached {
     /// The mode in which the program runs.
     pub mode: XdpMode,
     /// A warning for the operator: native mode was refused and generic mode is used, or a change of mode left the
-    /// interface unfiltered for a moment.
+    /// interface unfiltered for a moment; `None` if neither happened.
     pub warning: Option<String>,
     /// The loaded object file, from which the trace is read; `None` without a trace.
     pub object: Option<Ebpf>,
@@ -177,7 +177,7 @@ impl Dataplane {
         })
     }
 
-    /// Keeps the loaded programs of a slot, for the next attach to an interface of the same name.
+    /// Keeps the loaded programs of an interface slot, for the next attach to an interface of the same name.
     ///
     /// Closes the object's own descriptors of the maps, which [`OpenMaps`](super::repair::OpenMaps) has open too.
     fn keep_programs(&mut self, slot: u32, mut object: Ebpf) {
@@ -187,8 +187,8 @@ impl Dataplane {
         self.programs.insert(slot, object);
     }
 
-    /// Replaces the program in every link of this version by a newly loaded one, which uses the maps that are pinned
-    /// now.
+    /// Replaces the program in every link of this version by a newly loaded one, because a map was replaced: the new
+    /// program uses the maps that are pinned at the time of the call.
     pub(super) fn replace_programs(&mut self) -> Result<()> {
         for slot in 0..MAX_INTERFACES {
             let _pin_lock = self.pins.lock_exclusive()?;
@@ -281,7 +281,7 @@ impl Dataplane {
 
     /// Attaches the program by a new link to an interface that has no program of any version.
     ///
-    /// Returns the mode, and a warning if the mode is not the preferred one.
+    /// Returns the mode, and a warning if the mode is not the preferred one, else `None`.
     fn attach_anew(
         &mut self,
         (program, loaded): (&mut Xdp, &Loaded),
@@ -346,7 +346,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Returns the mode of this slot's program on this interface; `None` if the slot's link is not on this interface.
+    /// Returns the mode of an interface slot's program on this interface; `None` if the slot's link is on no interface
+    /// or on another one.
     fn mode_on(&self, slot: u32, facts: &InterfaceInfo) -> Result<Option<XdpMode>> {
         if !filters(&self.pins.link(slot), facts.index)? {
             return Ok(None);
@@ -407,14 +408,14 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Reserves a slot for the interface with this name, which need not exist yet, and returns the slot.
+    /// Reserves an interface slot for the interface with this name, which need not exist yet, and returns the slot.
     pub(super) fn reserve(&mut self, name: &str) -> Result<u32> {
         let slot = self.slot_of(name, index_of(name).unwrap_or(0))?;
         self.interfaces.rename(slot, name)?;
         Ok(slot)
     }
 
-    /// Returns the slot for an interface with this name and index; the index is 0 if the interface does not exist.
+    /// Returns the interface slot for this name and interface index; the index is 0 if the interface does not exist.
     ///
     /// Prefers the slot whose link is on the interface, then the slot that was last used under this name, so that its
     /// counters continue, and then a free slot.
@@ -470,7 +471,7 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Returns a copy of a slot's identity with the ids of this program and its maps.
+    /// Returns a copy of an interface slot's [`Identity`] in which the ids are those of this program and its maps.
     const fn of(&self, identity: Identity) -> Identity {
         Identity {
             program: self.program,

@@ -19,7 +19,7 @@ pub(super) struct MapTypes {
     pub(super) value: u32,
 }
 
-/// Returns the types of the map of generation tables with `words` words per slot.
+/// Returns the types of the map of generation tables with `words` words of 8 bytes per slot.
 ///
 /// They have the names of the types in the object file, which describe the smallest pool.
 pub(super) fn generations(words: usize) -> MapTypes {
@@ -103,7 +103,8 @@ impl Builder {
         self.add(&[name, INT << KIND_SHIFT, bytes, bits])
     }
 
-    /// Adds an array, and returns its id.
+    /// Adds an array of `length` elements, and returns its id; `element` and `index` are the type ids of element and
+    /// index.
     fn array(&mut self, element: u32, index: u32, length: usize) -> u32 {
         const ARRAY: u32 = 3;
         self.add(&[0, ARRAY << KIND_SHIFT, 0, element, index, length as u32])

@@ -62,7 +62,8 @@ pub fn mount_point() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns the first mount point of the root of cgroup v2 in the lines of a `mountinfo` file.
+/// Returns the first mount point of the root of cgroup v2 in the lines of a `mountinfo` file; `None` if it is not
+/// mounted.
 fn find(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         // Fields: id, parent, device, root, mount point, options, optional fields, "-", type, source, options.

@@ -33,7 +33,7 @@ fn read(clock: ClockId) -> Duration {
 }
 
 /// Returns the monotonic offset in nanoseconds from the text of `/proc/PID/timens_offsets`, with lines such as
-/// `monotonic 97200 0`.
+/// `monotonic 97200 0`; `None` if the text has no such line.
 fn monotonic_offset(text: &str) -> Option<i128> {
     text.lines().find_map(|line| {
         let mut words = line.split_whitespace();

@@ -36,7 +36,8 @@ pub(super) fn pending(control: Control, fallback: &Fallback) -> Option<PendingCo
     })
 }
 
-/// Returns the control word that decides about packets on interfaces that were filtered before the change.
+/// Returns the control word that decides about packets on interfaces that were filtered before the change: `control`,
+/// or the fallback's after the deadline.
 pub(super) fn effective(control: Control, fallback: &Fallback) -> Control {
     match pending(control, fallback) {
         Some(pending) if pending.fell_back => pending.back_to,
@@ -187,7 +188,7 @@ impl Dataplane {
         self.free(control)
     }
 
-    /// Detaches the program from the interface in a slot, if it is attached.
+    /// Detaches the program from the interface in an interface slot, if it is attached.
     fn detach_slot(&mut self, slot: u32) -> Result<()> {
         let pin = self.pins.link(slot);
         if is_pinned(&pin)? {

@@ -144,7 +144,8 @@ impl FallbackMap {
         self.0.word(0).store(0, Ordering::Release);
     }
 
-    /// Sets whether all packets pass in a slot that was filtered before the pending change.
+    /// Sets whether all packets pass, while a change is pending, in an interface slot that was filtered before the
+    /// change ([`Fallback::bypassed`]).
     pub(super) fn set_bypassed(&self, slot: u32, is_spared: bool) {
         let bit = Fallback::bit(slot);
         if is_spared {

@@ -38,7 +38,7 @@ impl ControlState {
         self.word.is_detached()
     }
 
-    /// Returns the fallback, which counts only while the control word is pending.
+    /// Returns the fallback, which has an effect only while the control word is pending (an unconfirmed change).
     pub(super) fn fallback(&self) -> Fallback {
         self.fallback.load()
     }
@@ -53,7 +53,8 @@ impl ControlState {
         self.fallback.end();
     }
 
-    /// Sets whether all packets pass in a slot that was filtered before the pending change.
+    /// Sets whether all packets pass, while a change is pending, in an interface slot that was filtered before the
+    /// change ([`Fallback::bypassed`]).
     pub(super) fn set_bypassed(&self, slot: u32, is_bypassed: bool) {
         self.fallback.set_bypassed(slot, is_bypassed);
     }
@@ -85,12 +86,14 @@ impl ControlState {
             .is_some_and(|pending| pending.back_to.return_traffic == ReturnTraffic::Track)
     }
 
-    /// Returns whether there is an unconfirmed change, pending or past its deadline, whose fallback filters a slot.
+    /// Returns whether there is an unconfirmed change, pending or past its deadline, whose fallback filters an
+    /// interface slot.
     pub(super) fn fallback_filters(&self, slot: u32) -> bool {
         self.load().pending && self.fallback().interfaces & Fallback::bit(slot) != 0
     }
 
-    /// Lets all packets pass in a slot that the fallback filters, until the pending change is confirmed or rolled back.
+    /// Lets all packets pass in an interface slot that the fallback filters, until the pending change is confirmed or
+    /// rolled back.
     ///
     /// Returns whether the pending change filtered packets in the slot until now; false after the change's deadline.
     pub(super) fn bypass(&self, slot: u32) -> bool {

@@ -6,14 +6,14 @@ use aya::util::nr_cpus;
 
 use crate::error::{Error, Result};
 
-/// The maps of counters by match id and by service id.
+/// The maps of counters by match id ([`MAX_MATCHES`]) and by service counter id ([`MAX_SERVICE_COUNTS`]).
 pub(super) struct Counters {
     pub(super) matches: PerCpuArray<MapData, Traffic>,
     pub(super) services: PerCpuArray<MapData, ServiceTraffic>,
 }
 
 impl Counters {
-    /// Resets all counters.
+    /// Resets the counters of all match ids and of all service counter ids to 0.
     pub(super) fn reset(&mut self) -> Result<()> {
         let cpus = nr_cpus().map_err(|(path, error)| {
             Error::from(error).context(format!("cannot read the number of CPUs from {path}"))

@@ -31,8 +31,8 @@ impl Dataplane {
         self.detach_except(&[])
     }
 
-    /// Detaches the filter like [`Self::detach`], except the flow trackers in the slots `anothers`, which belong to
-    /// another version.
+    /// Detaches the filter like [`Self::detach`], except the flow trackers in the interface slots `anothers`, which
+    /// belong to another version.
     pub(super) fn detach_except(&self, anothers: &[u32]) -> Result<Vec<String>> {
         self.has_detached.store(true, Ordering::Relaxed);
         detach_own(&self.pins, anothers)
@@ -98,7 +98,7 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<String>> {
     Ok(detached)
 }
 
-/// The number of waits, and the length of each, for a running daemon to restore a missing pin, which takes it about a
+/// The maximum number of waits of [`WAIT`] each for a running daemon to restore a missing pin, which takes it about a
 /// second.
 const ATTEMPTS: u32 = 30;
 const WAIT: Duration = Duration::from_millis(100);
@@ -107,7 +107,8 @@ const STILL_ON: &str = "the filter is still attached to some interfaces (run `al
 
 /// Detaches all links of this version, removes its pins, and returns the names of the interfaces.
 ///
-/// In the slots `anothers`, a flow tracker without a pin of this version belongs to another version and stays.
+/// In the interface slots `anothers`, a flow tracker without a pin of this version belongs to another version and
+/// stays.
 pub(super) fn detach_own(pins: &Pins, anothers: &[u32]) -> Result<Vec<String>> {
     let _pin_lock = mark_detached(pins)?;
     // Names are optional: a folder without some maps still has links to detach.

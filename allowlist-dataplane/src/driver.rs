@@ -21,7 +21,7 @@ use crate::attach_mode::AttachModeRequest;
 pub use self::obstacle::Obstacle;
 pub use self::read::read;
 
-/// The largest MTU whose frames fit into one receive buffer of every driver.
+/// The largest MTU, in bytes, whose frames fit into one receive buffer of every driver.
 const ORDINARY_MTU: u32 = 1500;
 
 /// The facts about an interface and its driver that decide whether a native program attaches.
@@ -29,7 +29,8 @@ const ORDINARY_MTU: u32 = 1500;
 pub struct Driver {
     /// The interface's name.
     pub interface: String,
-    /// The name of the driver, or of the kind of a virtual interface, such as `ena` or `veth`.
+    /// The name of the driver, or of the kind of a virtual interface, such as `ena` or `veth`; `None` if the kernel
+    /// reports neither.
     pub name: Option<String>,
     /// The XDP features of the driver; `None` on a kernel before Linux 6.3, which does not report them.
     pub xdp: Option<XdpFeatures>,
@@ -39,15 +40,17 @@ pub struct Driver {
     pub page_size: u32,
     /// The numbers of receive and transmit queues; `None` if the driver does not report them.
     pub channels: Option<Channels>,
-    /// Whether large receive offload is on, by which the card merges packets.
+    /// Whether large receive offload is on, by which the card merges packets; false if this is not reported.
     pub lro: bool,
-    /// Whether hardware GRO (`rx-gro-hw`) is on, by which the card merges packets reversibly.
+    /// Whether hardware GRO (`rx-gro-hw`) is on, by which the card merges packets reversibly; false if this is not
+    /// reported.
     pub hardware_gro: bool,
-    /// The features that a virtio card has negotiated, by bit.
+    /// The features that a virtio card has negotiated, by bit; `None` for other cards, or if they cannot be read.
     pub virtio: Option<u64>,
     /// The other end of a veth; `None` for other interfaces, or if it is in another network namespace.
     pub peer: Option<Peer>,
-    /// The master of this interface, such as a bridge, if the master has an XDP program.
+    /// The name of the interface's master, such as a bridge, if the master has an XDP program; `None` if it has none,
+    /// or if the interface has no master.
     pub filtered_master: Option<String>,
     /// The XDP program that is attached to the interface; `None` if there is none.
     pub program: Option<Program>,

@@ -36,15 +36,17 @@ const ROOT: &str = "/";
 /// The egress policy of a generation.
 #[derive(Clone)]
 pub struct EgressPublication {
-    /// The tables of the generation: rules take the place of services, and destinations that of sources.
+    /// The tables of the generation, in which rules take the place of services, and destination addresses that of
+    /// source addresses.
     pub tables: Arc<Tables>,
-    /// The exempt endpoints.
+    /// The exempt endpoints, such as resolvers, and whether a rule is limited to units.
     pub settings: EgressSettings,
     /// The settings in the control word.
     pub control: EgressControl,
     /// The cgroups to attach to, as paths below the root of cgroup v2; empty for the root.
     pub cgroups: Vec<PathBuf>,
-    /// The paths of the units' cgroups below the root of cgroup v2, in the order of the rows of the tables.
+    /// The paths of the cgroups of units below the root of cgroup v2: the first is the unit with row 1 of the tables,
+    /// and so on.
     pub units: Vec<PathBuf>,
     /// The addresses of this host's interfaces, calls to which pass.
     pub own_addresses: BTreeSet<IpAddr>,
@@ -57,11 +59,13 @@ pub struct EgressPublication {
 #[derive(Default)]
 pub(super) struct EgressPolicy {
     maps: Option<EgressMaps>,
-    /// The loaded programs, which use the maps that are pinned now.
+    /// The loaded programs; `None` before their first use, and after a detach or a resize of the tables.
     programs: Option<Ebpf>,
-    /// The cgroups to which this process attached the loaded programs; `None` before that.
+    /// The cgroups to which this process attached the loaded programs; `None` before that, and after a detach or a
+    /// resize of the tables.
     attached: Option<Vec<PathBuf>>,
-    /// The tables and settings in the active slot; `None` if another process published them.
+    /// The tables and settings in the active slot; `None` if there is no egress policy, or if this process does not
+    /// know which are active.
     published: Option<(Arc<Tables>, EgressSettings)>,
 }
 
@@ -79,7 +83,7 @@ impl EgressPolicy {
         })
     }
 
-    /// Returns whether the active slot has these tables and settings.
+    /// Returns whether the active slot has these tables and settings; `None` stands for no egress policy.
     pub(super) fn is_published(&self, wanted: Option<&EgressPublication>) -> bool {
         match (wanted, &self.published) {
             (None, None) => true,
@@ -90,12 +94,12 @@ impl EgressPolicy {
         }
     }
 
-    /// Forgets which tables are active, after a change of the slot.
+    /// Forgets which tables are active, because another slot may have become active.
     pub(super) fn forget_published(&mut self) {
         self.published = None;
     }
 
-    /// Sets which tables are active, after a control word was stored.
+    /// Sets which tables are active, after a control word was stored; `None` stands for no egress policy.
     pub(super) fn set_published(&mut self, active: Option<&EgressPublication>) {
         self.published = active.map(|active| (Arc::clone(&active.tables), active.settings));
     }
@@ -195,7 +199,7 @@ impl EgressPolicy {
     }
 }
 
-/// Returns the id of each unit's cgroup with its row. Cgroups that do not exist are left out.
+/// Returns the row of each unit by the id of the unit's cgroup. Cgroups that do not exist are left out.
 fn rows(units: &[PathBuf]) -> BTreeMap<u64, u32> {
     (1..)
         .zip(units)
@@ -213,7 +217,7 @@ fn is_equal(a: &Arc<Tables>, b: &Arc<Tables>) -> bool {
             && a.ids == b.ids)
 }
 
-/// Loads the object with a pool of `words` words after the tables of each slot.
+/// Loads the object with a pool of `words` words of 8 bytes after the tables of each slot.
 fn load(pins: &Pins, words: u32) -> Result<Ebpf> {
     let shared = [abi::CONTROL, abi::FALLBACK];
     let paths: Vec<_> = shared
@@ -295,12 +299,12 @@ fn attach_one(
     Ok(())
 }
 
-/// Returns the name of the pin of a program's link to the cgroup at a place in the list of cgroups.
+/// Returns the name of the pin of a program's link to the cgroup at the index `place` of the configured cgroups.
 fn link_name(program: &str, place: usize) -> String {
     format!("{program}_{place}")
 }
 
-/// Returns the paths of all pinned links to cgroups, each with the place of its cgroup.
+/// Returns the paths of all pinned links to cgroups, each with its cgroup's index in the list of configured cgroups.
 pub(super) fn pinned_links(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let what = || format!("cannot list the pin directory {}", folder.display());
     let mut links = Vec::new();
@@ -318,7 +322,8 @@ pub(super) fn pinned_links(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(links)
 }
 
-/// Detaches the programs from the cgroups from a place on, and removes the pins of the links.
+/// Detaches the programs from the cgroups with the index `first` or a higher one in the list of configured cgroups, and
+/// removes the pins of the links.
 fn detach_from(pins: &Pins, first: usize) -> Result<()> {
     for (place, pin) in pinned_links(pins.folder())? {
         if place >= first {

@@ -85,7 +85,8 @@ impl EgressMaps {
         Ok(())
     }
 
-    /// Sets the cgroups of the units of a slot's tables, each with the row of its unit.
+    /// Sets the rows of the units in a slot's tables, by the id of each unit's cgroup, and removes the slot's other
+    /// rows.
     pub(super) fn set_units(&mut self, slot: u32, units: &BTreeMap<u64, u32>) -> Result<()> {
         let what = || format!("cannot update the map {UNITS}");
         let slot = u64::from(slot);

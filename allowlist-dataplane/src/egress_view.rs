@@ -21,9 +21,9 @@ use crate::error::{Context as _, Result};
 pub struct EgressCounted {
     /// The number of calls by kind, verdict and reason, since the policy was first active.
     pub calls: Vec<(Call, Verdict, EgressReason, u64)>,
-    /// The calls to allowed destinations, by match id.
+    /// The calls to allowed destinations, indexed by match id ([`MAX_MATCHES`]).
     pub matches: Vec<Calls>,
-    /// The calls to ports that rules cover, by the counter id of the rules.
+    /// The calls to ports that rules cover, indexed by the counter id of the rules ([`MAX_SERVICE_COUNTS`]).
     pub rules: Vec<RuleCalls>,
     /// The number of cgroups to which every program of the policy is attached.
     pub cgroups: usize,
@@ -32,7 +32,7 @@ pub struct EgressCounted {
 impl View {
     /// Returns the counters of the egress policy; `None` if its maps are not pinned.
     ///
-    /// `matches` and `rules` are the numbers of ids to read.
+    /// Reads the counters of the match ids below `matches`, and of the counter ids of rules below `rules`.
     pub fn egress(&self, matches: usize, rules: usize) -> Result<Option<EgressCounted>> {
         for name in abi::EGRESS_PINNED {
             if !self.has(name)? {

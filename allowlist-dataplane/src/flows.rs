@@ -44,7 +44,8 @@ impl Flows {
         })
     }
 
-    /// Records a flow of this host, unless the table has an entry for it that has not expired at `now`.
+    /// Records a flow of this host, unless the table has an entry for it that has not expired at `now`, in seconds of
+    /// the kernel programs' clock.
     ///
     /// Returns whether the flow was recorded.
     pub(super) fn adopt(&mut self, flow: &Flow, entry: FlowEntry, now: u32) -> Result<bool> {

@@ -21,7 +21,7 @@ pub(super) struct Generations {
     /// The name of the map: that of the tables for packets, or of those of the egress policy.
     name: &'static str,
     memory: Memory,
-    /// The size of each slot in words.
+    /// The size of each slot in words of 8 bytes.
     words: usize,
 }
 
@@ -42,7 +42,7 @@ impl Generations {
         })
     }
 
-    /// Returns the size of each slot in words.
+    /// Returns the size of each slot in words of 8 bytes.
     pub(super) const fn words(&self) -> usize {
         self.words
     }

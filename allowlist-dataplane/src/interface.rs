@@ -31,9 +31,10 @@ pub struct InterfaceInfo {
     pub name: String,
     /// The interface index, which is unique within a network namespace.
     pub index: u32,
-    /// The kernel's id of the attached XDP program, of this filter or another; `None` if none is attached.
+    /// The kernel's id of the attached XDP program, of this filter or another; `None` if none is attached, or if
+    /// programs are attached in several modes.
     pub xdp_program: Option<u32>,
-    /// The mode of the attached XDP program; `None` if none is attached.
+    /// The mode of the attached XDP program; `None` if none is attached, or if programs are attached in several modes.
     pub xdp_mode: Option<XdpMode>,
 }
 
@@ -113,8 +114,8 @@ pub fn loopback(name: &str) -> String {
 
 /// Returns the size limit for merged packets (BIG TCP) of an interface with the filter in generic mode, in bytes.
 ///
-/// Returns `None` if no packet can be longer than the length field of an IP header can state, or if the filter runs in
-/// another mode, in which it sees packets before they are merged.
+/// Returns `None` if no packet can be longer than the length field of an IP header can state, if the interface cannot
+/// be read, or if no program runs in generic mode: in another mode, the filter sees packets before they are merged.
 pub async fn merges_big_packets(name: &str) -> Option<u32> {
     /// The kernel's default size limit in bytes.
     const ORDINARY: u32 = 65_536;

@@ -187,7 +187,7 @@ pub struct Dataplane {
     object: &'static [u8],
     /// Descriptors of all pinned maps, to restore missing pins.
     open_maps: OpenMaps,
-    /// The loaded programs that were last attached, by slot. They use the maps that are pinned now.
+    /// The loaded programs that were last attached, by interface slot. They are replaced when a map that they use is.
     programs: BTreeMap<u32, Ebpf>,
     control: ControlState,
     tables: SlotTables,

@@ -160,10 +160,10 @@ struct OnInterface<'l> {
     lookup: &'l Lookup,
     tables: &'l Tables,
     slot: usize,
-    /// The source that was looked up last, and its grant, which saves a system call if the next packet has the same
-    /// source.
+    /// The source address that was looked up last, and its grant (its services), which saves a system call if the next
+    /// packet has the same one; `None` before the first lookup.
     last: RefCell<Option<(Address, Option<Grant>)>>,
-    /// The error of the first failed lookup, which makes the decisions invalid.
+    /// The error of the first failed lookup, which makes the decisions invalid; `None` while none has failed.
     failed: RefCell<Option<MapError>>,
 }
 

@@ -65,7 +65,7 @@ impl Metadata {
 
     /// Replaces the metadata of a slot by one store. Does nothing if the slot has the same metadata.
     ///
-    /// An error leaves the present metadata.
+    /// On an error, the slot keeps its previous metadata.
     pub(super) fn store(&mut self, pins: &Pins, slot: u32, bytes: &[u8]) -> Result<()> {
         let words = encoded(bytes);
         let present = self.slots[slot as usize].as_ref();
@@ -234,7 +234,8 @@ fn decoded(words: &[u64]) -> Option<Vec<u8>> {
 }
 
 impl Dataplane {
-    /// Replaces the metadata of the active generation, by one store. Does nothing if it is the same.
+    /// Replaces the metadata of the active generation, by one store. Does nothing if the generation has this metadata
+    /// already.
     pub fn set_metadata(&mut self, metadata: &[u8]) -> Result<()> {
         let slot = self.control.load().slot % SLOTS;
         self.tables.metadata.store(&self.pins, slot, metadata)

@@ -190,8 +190,8 @@ impl Migration {
         Ok(None)
     }
 
-    /// Returns the interface index of another version's link in a slot, if both versions use the same slots; else
-    /// `None`.
+    /// Returns the index of the interface on which another version has a link in an interface slot; `None` if there is
+    /// none, or if the versions use different slots.
     pub(super) fn previous_interface(&self, slot: u32) -> Result<Option<u32>> {
         for other in self.others.iter().filter(|other| other.shares_slots) {
             if let Some(index) = other.interface_of(slot)? {
@@ -201,9 +201,10 @@ impl Migration {
         Ok(None)
     }
 
-    /// Returns whether another version's flow tracker records the flows of a slot in the flow table of this version.
+    /// Returns whether another version's flow tracker records the flows of an interface slot in the flow table of this
+    /// version.
     ///
-    /// `by_filter` states whether that flow tracker is a clsact filter, which has no pin, and not in a tcx link.
+    /// `by_filter` is true for a flow tracker in a clsact filter, which has no pin, and false for one in a tcx link.
     pub(super) fn previous_tracks(&self, slot: u32, by_filter: bool) -> Result<bool> {
         for other in &self.others {
             let is_on = |prefix: &str| is_pinned(&other.folder.join(format!("{prefix}{slot}")));

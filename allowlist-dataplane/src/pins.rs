@@ -107,8 +107,8 @@ pub(super) struct Pins {
     root: PathBuf,
     version: u32,
     folder: PathBuf,
-    /// The directory as it was opened, to distinguish it from one that was created later at the same path. The process
-    /// that publishes holds a lock on it.
+    /// The directory as it was opened, to distinguish it from one that was created later at the same path; `None` if it
+    /// was not opened ([`Self::of_version`]). The process that publishes holds a lock on it.
     opened: Option<File>,
     /// The access with which maps are opened.
     access: Access,
@@ -236,7 +236,8 @@ impl Pins {
         Ok(missing)
     }
 
-    /// Returns a path to the opened directory, through its descriptor in `/proc`.
+    /// Returns a path to the opened directory, through its descriptor in `/proc`; `None` if the directory was not
+    /// opened.
     ///
     /// The path is valid as long as this value exists, even after the file system was unmounted.
     pub(super) fn opened_folder(&self) -> Option<PathBuf> {
@@ -253,7 +254,8 @@ impl Pins {
         pin(object, &path).with_context(|| format!("cannot restore the pin {}", path.display()))
     }
 
-    /// Pins the links again that are pinned in the opened directory of `before`, which is no longer at its path.
+    /// Pins all links of `before`'s opened directory, which was unmounted or removed, again in this directory. Does
+    /// nothing if `before` was not opened.
     pub(super) fn take_links_of(&self, before: &Self) -> Result<()> {
         let Some(folder) = before.opened_folder() else {
             return Ok(());

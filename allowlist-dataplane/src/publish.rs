@@ -96,8 +96,8 @@ impl Dataplane {
         Ok(next.generation)
     }
 
-    /// Marks the origin of UDP flows as unknown for ports whose flows are not recorded in the generation of `current`,
-    /// and are recorded with `services`.
+    /// Records that the origin of a UDP port's flows is unknown, if the generation of `current` does not record the
+    /// port's flows because a service covers it, and a generation with `services` does.
     fn forget_services(&self, current: Control, services: &ServiceTable) -> Result<()> {
         if self.tracking.is_on && current.generation != 0 && !current.open {
             let copied = self.tables.services(current.slot)?;
@@ -107,8 +107,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Stores a control word that may change the active slot, which makes a generation active, and starts an RCU grace
-    /// period.
+    /// Stores a control word, which may make another generation active, and starts an RCU grace period, after which no
+    /// running program uses the previous word.
     pub(super) fn flip(&mut self, control: Control) {
         if control.return_traffic != ReturnTraffic::Track && !control.pending {
             self.tracking.marks.disarm_all(); // nothing is marked any more
@@ -117,7 +117,8 @@ impl Dataplane {
         self.tables.rcu.start();
     }
 
-    /// Replaces the map of generation tables by one with `words` words per slot, and all programs by ones that use it.
+    /// Replaces the map of generation tables by one with `words` words of 8 bytes per slot, and all programs by ones
+    /// that use it.
     ///
     /// Copies every slot except `idle`. The active generation decides on packets throughout.
     fn resize_tables(&mut self, words: usize, idle: u32) -> Result<()> {

@@ -23,7 +23,7 @@ use super::slots::Slots;
 use super::view::Entry;
 use crate::error::{Error, Result, bail, ensure};
 
-/// The size of the generation tables before the pool, in words.
+/// The size of the generation tables before the pool, in words of 8 bytes.
 pub(super) const FIXED: usize = size_of::<GenerationTables>() / size_of::<u64>();
 const REACH: usize = std::mem::offset_of!(GenerationTables, reach) / size_of::<u64>();
 const ROOT_V4: usize = std::mem::offset_of!(GenerationTables, v4) / size_of::<u32>();
@@ -34,7 +34,7 @@ const _: () = assert!(
     "blocks are where cache lines are"
 );
 
-/// Returns the size of a new table in words, for `pool` words of chunks.
+/// Returns the size of a new table in words of 8 bytes, for `pool` words of chunks.
 ///
 /// Adds a quarter and a constant as spare room for changes in place and later generations. Rounds up to whole pages,
 /// because the tables are adjacent in one map, and their blocks must be aligned to cache lines.
@@ -49,11 +49,11 @@ type Prefixes<'p> = (&'p [(Ipv4Net, Grant)], &'p [(Ipv6Net, Grant)]);
 /// The state of a range table that was written into a slot.
 pub(super) struct Ranges {
     slot: u32,
-    /// The number of used words in the pool.
+    /// The number of used words of 8 bytes in the pool; the next chunk is appended after them.
     used: usize,
-    /// The size of the list's header and base, in words.
+    /// The size of the header and the base (the prefixes at the publish) in the list of prefixes, in words of 8 bytes.
     base: usize,
-    /// The number of changes after the base.
+    /// The number of changes in place that the list of prefixes has after its base.
     changes: usize,
 }
 
@@ -197,7 +197,7 @@ const ROOT_LENGTH: u8 = allowlist_common::ranges::ROOT_BITS as u8;
 const LIST: usize = 2;
 /// The size of a changed prefix in the list, in words: two of address, and one of length and match id.
 const CHANGE: usize = 3;
-/// The minimum room for changes in a new list, in words.
+/// The minimum room for changes in place in a new list of prefixes, in words of 8 bytes.
 const LIST_LEAST: usize = 1 << 12;
 
 fn write_list(list: &Part<'_>, v4: &[(Ipv4Net, Grant)], v6: &[(Ipv6Net, Grant)]) {
@@ -273,7 +273,7 @@ impl Copied {
         bytemuck::from_bytes(&bytemuck::cast_slice(&self.words)[..size_of::<ServiceTable>()])
     }
 
-    /// Returns the grant of a source; `None` if no prefix contains it.
+    /// Returns the [`Grant`] of a source address; `None` if no prefix contains the address.
     pub(super) fn grant(&self, source: &Address) -> Option<Grant> {
         let pool = Words(&self.words[FIXED..]);
         let id = match *source {
@@ -289,7 +289,7 @@ impl Copied {
         (id != 0).then(|| self.grant_of(id))
     }
 
-    /// Returns the grant for a match id.
+    /// Returns the [`Grant`] for a match id: the id, and the services that its addresses may reach.
     fn grant_of(&self, id: MatchId) -> Grant {
         let id = u32::from(id) % abi::MAX_MATCHES;
         Grant::new(self.words[REACH + id as usize], id)

@@ -20,7 +20,7 @@ pub(super) struct GracePeriod {
     ask: Sender<()>,
     /// Receives one message from the thread for each grace period that has ended.
     over: Receiver<io::Result<()>>,
-    /// The number of grace periods that were started and not joined.
+    /// The number of grace periods that were started, and whose end was not awaited by [`Self::join`] yet.
     waiting: usize,
 }
 

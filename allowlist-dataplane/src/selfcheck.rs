@@ -28,7 +28,7 @@ pub(super) struct Slot {
     pub(super) name: String,
     /// The recorded index of the interface in the slot.
     pub(super) index: u32,
-    /// Whether the flow tracker was attached by a tcx link, and not by a clsact filter.
+    /// Whether the flow tracker was attached by a tcx link; false for a clsact filter, or without a flow tracker.
     pub(super) is_tracked_by_tcx: bool,
     /// Whether all packets pass in this slot until a pending change is confirmed or rolled back. The slot's program may
     /// use other maps until then.

@@ -49,7 +49,7 @@ impl Slots {
         self.memories[slot as usize].as_deref()
     }
 
-    /// Returns the memory of a slot with at least this number of words.
+    /// Returns the memory of a slot with at least this number of words of 8 bytes.
     ///
     /// If the slot's map is smaller, replaces it by a new map, without its contents.
     pub(super) fn room(&mut self, pins: &Pins, slot: u32, words: usize) -> Result<&Memory> {

@@ -144,7 +144,7 @@ pub(super) fn inner_map_id(array: BorrowedFd<'_>, place: u32) -> io::Result<Opti
     }
 }
 
-/// Reads the value at the index `place` of an array map; `words` is the size of a value in words.
+/// Reads the value at the index `place` of an array map; `words` is the size of a value in words of 8 bytes.
 pub(super) fn read_value(array: BorrowedFd<'_>, place: u32, words: usize) -> io::Result<Vec<u64>> {
     let mut value = vec![0_u64; words];
     element(

@@ -38,24 +38,24 @@ pub(super) struct Published {
     services: Box<ServiceTable>,
     v4: Vec<(Ipv4Net, Grant)>,
     v6: Vec<(Ipv6Net, Grant)>,
-    /// The ids that the metadata in the kernel names.
+    /// The names of sources and services by their ids, as the metadata in the kernel has them.
     ids: IdTable,
     backend: LookupBackend,
-    /// The changes in place that can be reverted, the oldest first: the generation of each, and the state of the prefix
-    /// before it.
+    /// The changes in place that can be reverted, the oldest first: the generation of each, and the previous state of
+    /// the changed prefix.
     undo: VecDeque<(u32, InPlaceUndo)>,
     /// The last generation whose change in place was dropped from `undo`, so that no earlier generation can be
-    /// restored.
+    /// restored; 0 if none was dropped.
     forgotten: u32,
 }
 
-/// The data structure in which the sources of the published tables are looked up.
+/// The data structure in which source addresses are looked up, in the published tables.
 enum LookupBackend {
     Ranges(Ranges),
     Tries(Box<Tries>),
 }
 
-/// The maximum number of changes in place that can be reverted.
+/// The maximum number of changes in place that can be reverted; a further change makes the oldest one permanent.
 const REMEMBERED: usize = 256;
 
 /// A prefix and its grant; the grant is `None` if the table does not contain the prefix.
@@ -83,7 +83,8 @@ impl Prepared {
         })
     }
 
-    /// Returns the number of words that a slot must have if one with `words` is too small; otherwise `None`.
+    /// Returns the size that a slot must have, in words of 8 bytes, if a slot of `words` words is too small; `None` if
+    /// it is large enough, as it always is for tries.
     pub(super) fn larger_than(&self, words: usize) -> Option<usize> {
         match self {
             Self::Ranges(table) if ranges::FIXED + table.pool.len() > words => {
@@ -95,7 +96,7 @@ impl Prepared {
 }
 
 impl SlotTables {
-    /// Returns the size of each slot's tables in words.
+    /// Returns the size of each slot's tables in words of 8 bytes.
     pub(super) const fn words(&self) -> usize {
         self.generations.words()
     }

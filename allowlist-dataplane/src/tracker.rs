@@ -37,7 +37,8 @@ pub enum Hook {
     Clsact,
 }
 
-/// The number of waits, and the length of each, for the kernel to free a removed link.
+/// The maximum number of times that an attach is retried, [`WAIT`] apart, while the kernel has not freed a removed
+/// link.
 const WAITS: u32 = 40;
 const WAIT: Duration = Duration::from_millis(50);
 
@@ -119,7 +120,7 @@ impl Dataplane {
         self.interfaces.set(slot, recorded)
     }
 
-    /// Replaces the flow tracker on the interface of a slot by the one of `object`.
+    /// Replaces the flow tracker on the interface of an interface slot by the one of `object`.
     pub(super) fn replace_tracker(
         &mut self,
         object: &mut Ebpf,
@@ -143,7 +144,7 @@ impl Dataplane {
         self.interfaces.set_identity(slot, identity)
     }
 
-    /// Detaches the flow tracker from the interface of a slot.
+    /// Detaches the flow tracker from the interface of an interface slot.
     pub(super) fn disable_tracking(&mut self, slot: u32) -> Result<()> {
         let recorded = self.interfaces.get(slot)?;
         detach_tracker(&self.pins, slot, &recorded)?;

@@ -25,9 +25,9 @@ use crate::sockets::{self, Evidence, OwnFlow, Phase};
 pub(super) struct Marks {
     /// The map [`abi::MARKING`]: the armed interface slots, in which the flow tracker may create UDP flows.
     marking: Memory,
-    /// The map [`abi::FOREIGN_PORTS`]: the state of each local UDP port whose flows other hosts may have initiated.
+    /// The map [`abi::FOREIGN_PORTS`]: the times until which datagrams from each local UDP port may be replies.
     foreign_ports: Memory,
-    /// The map [`abi::PORTS`]: the local ports that may have live flows.
+    /// The map [`abi::PORTS`]: the time until which each local port may have live flows.
     ports: Memory,
 }
 
@@ -98,16 +98,17 @@ impl Tracking {
         adopt(&mut self.flows, &self.marks)
     }
 
-    /// Disarms a slot whose interface has no program that marks foreign flows, or will have none for a moment.
+    /// Disarms an interface slot (the flow tracker may not create UDP flows there), because its interface has no
+    /// program that marks foreign flows, or will have none for a moment.
     pub(super) fn disarm(&self, slot: u32) {
         self.marks.arm(slot, false);
     }
 
-    /// Marks the origin of UDP flows as unknown for ports whose flows `before` did not record because of a service, and
-    /// `after` does.
+    /// Records that the origin of a UDP port's flows is unknown, if `before` did not record the port's flows because a
+    /// service covers it, and `after` does.
     ///
-    /// Datagrams from such a port may be replies to sources that the service allowed, and those flows were not marked
-    /// as foreign.
+    /// Datagrams from such a port may be replies to source addresses that the service allowed, and those flows were not
+    /// marked as foreign (initiated by the other side).
     pub(super) fn distrust_newly_recorded(&self, before: &ServiceTable, after: &ServiceTable) {
         let now = kernel_clock().as_secs() as u32;
         for port in newly_recorded(before, after) {

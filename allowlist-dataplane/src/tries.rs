@@ -81,7 +81,7 @@ impl Tries {
         }
     }
 
-    /// Returns the grant of a source; `None` if no prefix contains it.
+    /// Returns the [`Grant`] of a source address; `None` if no prefix contains the address.
     pub(super) fn grant(&self, source: &Address) -> Result<Option<Grant>, MapError> {
         let found = match IpAddr::from(*source) {
             IpAddr::V4(address) => self.v4.get(&Key::new(32, address.octets()), 0),

@@ -40,7 +40,8 @@ pub struct Attachment {
     /// False once the interface was removed or moved to another namespace, even if another interface has its name or
     /// index now.
     pub attached: bool,
-    /// The inode number of the interface's network namespace, if it is not the namespace of this process.
+    /// The inode number of the interface's network namespace, if it is not the namespace of this process; `None` if it
+    /// is, or if it is not known, such as after a move of the interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<u32>,
     /// Whether the interface is in another network namespace than this process.
@@ -65,12 +66,12 @@ pub struct Counted {
     pub counters: Counters,
 }
 
-/// A source prefix in the kernel's tables.
+/// A prefix of source addresses in the kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The source addresses as a prefix.
     pub prefix: IpNet,
-    /// The services that sources in the prefix may reach, and the match id under which they are counted.
+    /// The services that addresses in the prefix may reach, and the match id under which their packets are counted.
     pub grant: Grant,
 }
 
@@ -95,14 +96,15 @@ impl View {
         })
     }
 
-    /// Returns the effective control word, which is the fallback's if a pending change was not confirmed in time.
+    /// Returns the effective control word: the stored one, or the fallback's if a pending change was not confirmed in
+    /// time.
     pub fn control(&self) -> Result<Control> {
         let (control, fallback) = self.words()?;
         Ok(effective(control, &fallback))
     }
 
     /// Returns the metadata of the generation that [`Self::control`] names, or of the rolled-back one if every packet
-    /// passes now; `None` if it has none.
+    /// passes after a rollback; `None` if the generation has no metadata.
     pub fn metadata(&self) -> Result<Option<Vec<u8>>> {
         let slot = || -> Result<u32> {
             let (control, fallback) = self.words()?;

@@ -68,8 +68,8 @@ pub(crate) fn mark(key: &Flow, after: FlowEntry, now: u32) {
     let _ = FOREIGN.insert(key, after, 0);
 }
 
-/// Counts a new mark. If older marks may have been evicted, extends the time in [`MARKING`] until which marks may be
-/// missing.
+/// Counts a new mark of a foreign flow. If older marks may have been evicted, extends the time in [`MARKING`] until
+/// which marks may be missing.
 #[inline(always)]
 fn count(now: u32) {
     let (Some(crowding), Some(marking)) = (CROWDING.get_ptr_mut(0), MARKING.get_ptr_mut(0)) else {

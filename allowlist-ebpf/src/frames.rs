@@ -108,7 +108,8 @@ pub(crate) fn quoted_flow(ctx: &XdpContext, quote: Quote, source: Address) -> Op
     Some(unsafe { *scratch.cast() })
 }
 
-/// Returns the addresses of a malformed frame, from its linear part or else from a copy of its first bytes.
+/// Returns the addresses of a malformed frame, from its linear part or else from a copy of its first bytes; `None` if
+/// they cannot be read from either.
 #[inline(always)]
 pub(crate) fn addresses(ctx: &XdpContext) -> Option<Addresses> {
     packet::read_addresses(&LinearPart::of(ctx))

@@ -26,7 +26,7 @@ use aya_ebpf::programs::XdpContext;
 use crate::{frames, track, tries};
 
 pub(crate) type Slots<Inner> = ArrayOfMaps<Inner, { SLOTS as usize }>;
-/// A flow table; evicts the least recently used flow.
+/// A flow table; a flow beyond its size evicts the least recently used one.
 pub(crate) type FlowTable<const ENTRIES: usize> = LruHashMap<Flow, FlowEntry, ENTRIES>;
 
 #[btf_map]

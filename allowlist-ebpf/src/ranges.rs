@@ -9,11 +9,12 @@ use allowlist_common::ranges::v6::{BLOCK_WORDS, Block};
 use allowlist_common::volatile::{VolatileRef, Word};
 use aya_ebpf::Global;
 
-/// The size of the pool after each generation's tables, in words.
+/// The size of the pool after each generation's tables, in words of 8 bytes.
 #[unsafe(no_mangle)]
 static POOL: Global<u32> = Global::new(MIN_POOL_WORDS);
 
-/// Returns the services that a source may reach, by a lookup in the range table in and after `tables`.
+/// Returns the services that a source address may reach, by a lookup in the range table in `tables` and the pool after
+/// it.
 #[inline(always)]
 pub fn grant(tables: VolatileRef<'static, GenerationTables>, source: &Address) -> Grant {
     let pool = TrailingPool {

@@ -22,7 +22,8 @@ static TRIES_V4: Slots<Trie<[u8; 4]>> = Slots::new();
 #[btf_map]
 static TRIES_V6: Slots<Trie<[u8; 16]>> = Slots::new();
 
-/// Returns the services that a source may reach, from the tries in a slot; `None` if no prefix contains the source.
+/// Returns the services that a source address may reach, from the tries in a slot; `None` if no prefix contains the
+/// address.
 #[inline(always)]
 pub(crate) fn grant(slot: u32, source: &Address) -> Option<Grant> {
     match *source {

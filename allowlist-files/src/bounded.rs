@@ -33,7 +33,7 @@ pub struct Open {
     pub max_bytes: u64,
     /// The time limit for opening and reading together.
     pub timeout: Duration,
-    /// Whether the last component of the path may be a symbolic link.
+    /// Whether the last component of the path may be a symbolic link; if false, a link is an error.
     pub follows_links: bool,
     /// The required owner of the file.
     pub owner: Owner,

@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result};
 use log::warn;
 use tempfile::NamedTempFile;
 
-/// The maximum size of a file that is read, in bytes.
+/// The maximum size of a file that is read, in bytes; a larger file counts as damaged or is an error.
 const MAX_BYTES: u64 = 2 << 30;
 
 /// The names of the two files with lines. Each must contain two dots, so that it differs from the names of the sources'
@@ -73,7 +73,8 @@ impl<const CLASSES: usize> Lines<CLASSES> {
         self.folder.join(self.names.file)
     }
 
-    /// Appends a line, which must not contain a line break.
+    /// Appends a line, which must not contain a line break. Rotates the files first if the lines of its class in the
+    /// first file would otherwise exceed half of the limit of the class.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
         let path = self.path();
         let mut known = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,7 +187,8 @@ fn lines_of(bytes: &[u8]) -> Vec<&[u8]> {
     lines.filter(|line| !line.is_empty()).collect()
 }
 
-/// Returns the lines of the second file, then those of the first file that the second one does not have.
+/// Returns the lines of the second file (`old`), then those of the first file (`new`) that the second one does not
+/// have.
 fn merged<'l>(old: &'l [u8], new: &'l [u8]) -> Vec<&'l [u8]> {
     let mut lines = lines_of(old);
     let known: HashSet<&[u8]> = lines.iter().copied().collect();

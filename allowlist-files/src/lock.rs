@@ -30,7 +30,8 @@ pub fn holder_in_words(file: &File) -> Option<String> {
     })
 }
 
-/// Returns the id of the process that locks an inode of a device, from the text of `/proc/locks`.
+/// Returns the id of the process that locks an inode of a device, from the text of `/proc/locks`; `None` if no lock
+/// matches or several do, or if its process is in another PID namespace.
 ///
 /// Some file systems (Btrfs, overlayfs) report different devices in `/proc/locks` and in `stat`. If no lock matches
 /// both numbers, a lock that matches the inode number is used, provided that there is only one.

@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use thiserror::Error;
 
-/// The number of symbolic links that the kernel follows in one path.
+/// The number of symbolic links that the kernel follows in one path; a path with more is an error.
 const MAX_LINKS: usize = 40;
 const STICKY: u32 = 0o1000;
 
@@ -35,8 +35,8 @@ pub struct Finding {
 pub enum Problem {
     /// The component belongs to this user, who is neither root nor the user of this process.
     Owner(Uid),
-    /// The component belongs to this user, who runs this program by sudo. This is fatal only for files with commands or
-    /// secrets.
+    /// The component belongs to this user, who runs this program by sudo. A caller may tolerate this for files without
+    /// commands and secrets.
     SudoUser(Uid),
     /// The members of this group may write to the component.
     GroupWritable(Gid),

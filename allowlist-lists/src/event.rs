@@ -94,8 +94,8 @@ impl Change {
 }
 
 impl Event {
-    /// Returns the event with the given generation, which is known only after the list is published; an event of
-    /// another kind is returned unchanged.
+    /// Returns the event with the generation `number`, which is known only after publishing. Events other than
+    /// [`EventKind::Changed`] and [`EventKind::Released`] have none, and are returned unchanged.
     #[must_use]
     pub fn with_generation(mut self, number: u32) -> Self {
         if let EventKind::Changed { generation, .. } | EventKind::Released { generation, .. } =
@@ -106,8 +106,8 @@ impl Event {
         self
     }
 
-    /// Returns the event with at most `MAX_STORED_PREFIXES` added and as many removed prefixes, for the history; the
-    /// counts stay.
+    /// Returns the event with only the first `MAX_STORED_PREFIXES` added and removed prefixes each, for the history;
+    /// the counts remain those of all prefixes.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         let change = match &mut self.kind {

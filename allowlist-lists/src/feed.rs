@@ -92,8 +92,8 @@ impl From<Vec<IpNet>> for List {
     }
 }
 
-/// The maximum number of prefixes of one list. No vendor publishes a tenth of this, but one short range can expand to
-/// hundreds of prefixes.
+/// The maximum number of prefixes of one list; a list with more fails with [`FeedError::TooManyPrefixes`]. No vendor
+/// publishes a tenth of this, but one short range can expand to hundreds of prefixes.
 pub(crate) const MOST_PREFIXES: usize = 4_000_000;
 
 /// Parses `token`, an address, a prefix or a range of a list, and appends its prefixes to `prefixes`. `place` returns

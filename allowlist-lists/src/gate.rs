@@ -19,7 +19,8 @@ use thiserror::Error;
 
 pub use self::size::{Amount, Family, notes, without_notes};
 
-/// The number of prefixes that a small list may always lose: even a few are a large percentage of a small list.
+/// The number of prefixes that a small list ([`SMALL`]) may lose without a check of `max_shrink`, unless it loses a
+/// whole address family. Even a few are a large percentage of a small list.
 const FEW: usize = 5;
 /// The most prefixes with which a list counts as small.
 const SMALL: usize = 50;
@@ -103,7 +104,7 @@ pub enum Rejection {
         /// The configured `growth_window`.
         window: Duration,
     },
-    /// The list and the grace prefixes cover more addresses than `max_addresses`.
+    /// The list and the grace prefixes cover more addresses of one family than `max_addresses`.
     #[error(
         "the list and its grace prefixes cover {covered}; the maximum is {max}: raise `max_addresses` if such a list is expected"
     )]
@@ -216,7 +217,8 @@ impl fmt::Display for Within {
     }
 }
 
-/// Checks the list `new` against the gate of `source` and, unless it is the first list, against the lists in `before`.
+/// Checks the list `new` against the gate of `source` and against the earlier lists `before`, `None` for the first
+/// list.
 ///
 /// With `accepted`, the operator has accepted this list: only its prefixes are checked, not its size and changes.
 pub fn judge(

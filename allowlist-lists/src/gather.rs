@@ -18,9 +18,11 @@ use crate::source::fetch;
 /// file server.
 const READING: Duration = Duration::from_mins(2);
 
-/// The most fetches over the network at the same time: vendors limit requests, and a small host has few sockets.
+/// The most fetches over the network at the same time; further ones are queued. Vendors limit requests, and a small
+/// host has few sockets.
 const AT_ONCE: usize = 8;
-/// The most fetches of files at the same time. Some may hang on a file system that does not respond.
+/// The most fetches of files at the same time; further ones are queued. Some may hang on a file system that does not
+/// respond.
 const FILES_AT_ONCE: usize = 32;
 
 /// The result of fetching one source.
@@ -30,7 +32,7 @@ pub struct Gathered {
     pub source: Source,
     /// The origin's answer, or the error of the fetch.
     pub answer: Result<Answer>,
-    /// The time until the server permits the next request, if it states one.
+    /// The time until the server permits the next request; `None` if it states none.
     pub retry_after: Option<Duration>,
 }
 

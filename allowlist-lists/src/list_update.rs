@@ -31,7 +31,8 @@ pub struct RejectedUpdate {
     pub difference: Difference,
     /// The rejected list, which the operator may accept if `rejection` permits it.
     pub fetched: Fetched,
-    /// The feed that the source keeps, with its ages advanced to this answer; `None` to keep the feed as it is.
+    /// The feed that the source keeps, with the ages of its changes and grace prefixes advanced to this answer; `None`
+    /// to keep the feed as it is.
     pub kept: Option<Feed>,
 }
 
@@ -50,7 +51,8 @@ impl RejectedUpdate {
     }
 }
 
-/// Evaluates the answer of `source` against `last`, its current feed, and returns its new feed or the rejection.
+/// Evaluates the answer of `source` against `last`, its current feed (`None` if it has none), and returns its new feed
+/// or the rejection.
 ///
 /// With `accepted`, the operator has accepted this list: only its prefixes are checked, not its size and changes.
 pub fn evaluate_update(
@@ -174,7 +176,7 @@ fn with_notes(source: &Source, mut feed: Feed) -> Feed {
     feed
 }
 
-/// Adds to `fetched` the prefixes in `last` of each address family in [`Fetched::kept`], whose queries failed.
+/// Adds to `fetched` the prefixes in `last` of the address families in which a query failed ([`Fetched::kept`]).
 fn with_kept(mut fetched: Fetched, last: Option<&Feed>) -> Fetched {
     let kept = std::mem::take(&mut fetched.kept);
     if let Some(last) = last.filter(|_| !kept.is_empty()) {
@@ -215,8 +217,8 @@ fn end_of_grace(source: &Source, now: Timestamp) -> Timestamp {
     now.saturating_add(source.grace).unwrap_or(Timestamp::MAX)
 }
 
-/// Returns the new grace prefixes of `source`, sorted: those of `last` that are not in `listed`, and those in
-/// `removed`.
+/// Returns the new grace prefixes of `source`, sorted: those of `last` whose grace period has not ended and that are
+/// not in the new list `listed`, and, unless `grace` is 0, those in `removed`.
 fn grace_prefixes(
     source: &Source,
     last: Option<&Feed>,

@@ -19,8 +19,8 @@ use jiff::{SignedDuration, Timestamp};
 /// The number of equal parts of the growth window. The changes within one part are merged into one entry, so an entry
 /// is dropped at most one part too late.
 const PARTS: u32 = 8;
-/// The divisor of the growth window that gives the maximum by which ages advance between two answers, unless two
-/// intervals of fetching are longer.
+/// The divisor for the most by which ages advance between two answers: the growth window divided by this number, or two
+/// intervals of fetching if they are longer.
 const STEPS: u32 = 4;
 /// The most prefixes that all entries together may hold; if they hold more, they are merged into one entry.
 const MOST_PREFIXES: usize = 500_000;
@@ -41,7 +41,7 @@ pub fn fewest(feed: &Feed, now: Timestamp) -> PerFamily {
     before_changes.fold(active(feed, now), PerFamily::least)
 }
 
-/// Returns `feed` with its ages advanced to `now`.
+/// Returns `feed` with the ages of its changes and grace prefixes advanced to `now`.
 ///
 /// Changes that are older than the growth window of `source` are omitted.
 pub fn aged(source: &Source, feed: &Feed, now: Timestamp) -> Feed {

@@ -30,9 +30,9 @@ use crate::feed::List;
 pub use allowlist_policy::{Answer, Fetched};
 use error::Failure;
 
-/// Fetches the list of `source`. Requests are conditional if `known` has the validators of the last answer: an
-/// unchanged list then gives [`Answer::Unchanged`]. An empty `known` always gives the list, except for added prefixes,
-/// which are never fetched.
+/// Fetches the list of `source`. HTTP requests are conditional if `known` has the validators ([`Validator`]) of the
+/// last answer: a list that the server confirms as unchanged gives [`Answer::Unchanged`]. An empty `known` always gives
+/// the list, except for [`Origin::Added`], which is never fetched and always unchanged.
 pub async fn fetch(source: &Source, known: &[Validator]) -> Result<Answer, FetchError> {
     let now = Timestamp::now();
     let today = now.to_zoned(TimeZone::UTC).date();
@@ -77,16 +77,18 @@ async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-/// The memory, in MiB, that all lists which are parsed at the same time may reserve. A parsed list may take many times
-/// the memory of its text.
+/// The memory, in MiB, that the lists being parsed may reserve together; parsing of a further list waits until enough
+/// is free. A parsed list may take many times the memory of its text.
 static ROOM: Semaphore = Semaphore::const_new(ROOM_MIB);
 const ROOM_MIB: usize = 128;
-/// The most memory that one list reserves, in MiB, so that a large list leaves room for a second one.
+/// The most memory that one list reserves, in MiB, even if it may need more, so that a large list leaves room for a
+/// second one.
 const MOST_MIB: usize = ROOM_MIB / 2;
 /// The bytes of memory that a list reserves for each byte of its text.
 const MEMORY_OF_TEXT: usize = 32;
 
-/// Runs `parse` for a list of `length` bytes on a thread for blocking work, as soon as its memory can be reserved.
+/// Runs `parse` for a list whose text has `length` bytes on a thread for blocking work, as soon as its memory can be
+/// reserved.
 async fn parse_blocking<T: Send + 'static>(
     length: usize,
     parse: impl FnOnce() -> T + Send + 'static,

@@ -33,7 +33,8 @@ const FORMAT: u32 = 5;
 /// The previous format, which is read too: one JSON object with a checksum over its content, which is encoded again to
 /// verify it.
 const OLDER_FORMAT: u32 = 4;
-/// The maximum size of a stored list's file, in bytes; sufficient for the largest `max_prefixes`.
+/// The maximum size of a stored list's file, in bytes; a larger one is neither read nor written. Sufficient for the
+/// largest `max_prefixes`.
 const MAX_FEED_BYTES: u64 = 128 << 20;
 
 /// The time limit for opening and checking the state directory.
@@ -55,7 +56,7 @@ pub struct StateLock {
 /// A list that was read from the state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredList {
-    /// The list.
+    /// The stored feed: the list, its grace prefixes and its recent changes.
     pub feed: Feed,
     /// Whether the file has an older format, so that [`StateDir::store`] should write it again.
     pub has_older_format: bool,
@@ -182,9 +183,9 @@ impl StateDir {
         }
     }
 
-    /// Returns the stored list of `source` as [`Self::load`] does, but gives up after the time `limit`.
+    /// Returns the stored list of `source` as [`Self::load`] does, but fails if reading it takes longer than `limit`.
     ///
-    /// A list that is read after this time is passed to `late`.
+    /// A valid list that is read after this time is passed to `late`.
     pub fn load_or_later(
         &self,
         source: &Source,
@@ -270,8 +271,8 @@ impl StateDir {
         }))
     }
 
-    /// Stores `feed` as the last-good list of `source`, durably. Lists in the configuration and built-in lists are not
-    /// stored.
+    /// Stores `feed` as the last-good list of `source`, durably. Prefixes in the configuration, prefixes added by
+    /// command and built-in lists are not stored here.
     pub fn store(&self, source: &Source, feed: &Feed) -> Result<(), StateError> {
         let Some(origin) = fingerprint(source) else {
             return Ok(());

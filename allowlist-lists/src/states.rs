@@ -18,7 +18,8 @@ use crate::event::{Change, Event, EventKind};
 use crate::list_update::{AcceptedUpdate, RejectedUpdate, evaluate_update, expire_grace};
 use crate::rejected::{RejectedList, RejectedLists, list_id};
 
-/// The tolerance for comparing a stored time with the wall clock before a step, which is only estimated.
+/// The tolerance for comparing a stored time with the reading of the wall clock before it was set, which is an
+/// estimate.
 const MOMENT: SignedDuration = SignedDuration::from_secs(5);
 
 /// The states of all sources: their feeds, and the health of those with a failure or a stale list.
@@ -34,19 +35,19 @@ pub struct SourceStates {
 pub struct SourceHealth {
     /// The reason why the last fetch activated no list; `None` after a success.
     pub failure: Option<String>,
-    /// The stable identifier of the error in `failure`.
+    /// The stable identifier of the error in `failure`; `None` without a failure.
     pub failure_code: Option<ErrorCode>,
     /// The number of consecutive fetches that activated no list.
     pub failures: u32,
-    /// The list that the gate rejected last, if it still waits for the operator.
+    /// The list that the gate rejected last, until a later list passes the gate; `None` if there is none.
     pub rejected: Option<Arc<Fetched>>,
-    /// The id of the list in `rejected`.
+    /// The id of the list in `rejected`; `None` without one.
     pub rejected_id: Option<String>,
-    /// The reason why the gate rejected the list in `rejected`.
+    /// The reason why the gate rejected the list in `rejected`; without meaning if that is `None`.
     pub rejection: Option<String>,
-    /// Whether the operator may accept the list in `rejected`.
+    /// Whether the operator may accept the list in `rejected`; without meaning if that is `None`.
     pub is_acceptable: bool,
-    /// Whether the event that the list is stale was emitted already.
+    /// Whether the event that the list is stale was emitted already, so that it is not emitted again.
     pub is_stale: bool,
 }
 

@@ -36,14 +36,15 @@ use crate::policy::{Policy, Snapshot};
 /// A compiled generation: the contents of the kernel's maps.
 #[derive(Clone)]
 pub struct Tables {
-    /// The kernel service of each port and protocol. All its interface rows are those of an interface that no service
-    /// names.
+    /// The kernel service (the set of services that cover it) of each port and protocol. All its interface rows are
+    /// those of an interface that no service names.
     pub services: Box<ServiceTable>,
-    /// The rows of the interfaces that a service names, by interface name.
+    /// The rows of the interfaces that a service names, by interface name: for each kernel service, the one with only
+    /// those of its services that apply to the interface.
     pub interfaces: BTreeMap<String, Box<InterfaceServices>>,
-    /// The IPv4 prefixes with their grants, sorted.
+    /// The IPv4 prefixes with their grants (the kernel services that they reach, and the match id), sorted.
     pub v4: Vec<(Ipv4Net, Grant)>,
-    /// The IPv6 prefixes with their grants, sorted.
+    /// The IPv6 prefixes with their grants (the kernel services that they reach, and the match id), sorted.
     pub v6: Vec<(Ipv6Net, Grant)>,
     /// The names of the sources and services behind the ids in these tables.
     pub ids: IdTable,
@@ -52,8 +53,8 @@ pub struct Tables {
 /// The names of the sources and services behind the ids in the kernel's tables, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdTable {
-    /// The names of the sources, indexed by match id: those that list the matching prefix or a wider one. Id 0 stands
-    /// for no match, and has no names.
+    /// The names of the sources, indexed by match id (the id of a set of sources): those that list the matching prefix
+    /// or a wider one. Id 0 stands for no match, and has no names.
     pub matches: Vec<Vec<String>>,
     /// The names of the services, indexed by service counter id: those that cover the packet's port or protocol. Id 0
     /// stands for no service, and has no names.
@@ -109,7 +110,8 @@ pub enum CompileError {
         /// The number of prefixes of the largest source.
         count: usize,
     },
-    /// The services overlap, so that the ports belong to more distinct sets of services than a grant has bits.
+    /// The services overlap, so that the ports belong to more distinct sets of services than the kernel distinguishes
+    /// ([`MAX_SERVICES`]).
     #[error(
         "the ports belong to {combinations} different sets of services, but the maximum is {MAX_SERVICES} sets; nothing was changed; merge services that cover the same ports, or give each port to one service only"
     )]
@@ -117,13 +119,14 @@ pub enum CompileError {
         /// The number of distinct sets of services that cover a port.
         combinations: usize,
     },
-    /// The lists overlap, so that the prefixes belong to more distinct sets of sources than there are match ids.
+    /// The lists overlap, so that the prefixes belong to more distinct sets of sources than there are match ids
+    /// ([`MAX_MATCHES`]).
     #[error(
         "the prefixes belong to more than {} different sets of sources, but the kernel counts packets for that many sets at most; nothing was changed; merge sources that list the same prefixes", MAX_MATCHES - 1
     )]
     TooManyMatches,
-    /// The services overlap, so that the ports belong to more distinct sets of services than there are service
-    /// counters.
+    /// The services overlap, so that the ports belong to more distinct sets of services than there are service counters
+    /// ([`MAX_SERVICE_COUNTS`]).
     #[error(
         "the ports belong to more than {} different sets of services, but the kernel counts packets for that many sets at most; nothing was changed; merge services that cover the same ports, or give each port to one service only", MAX_SERVICE_COUNTS - 1
     )]

@@ -76,14 +76,14 @@ pub enum Target {
 pub struct Typed {
     /// The address as it occurs in packets.
     pub address: IpAddr,
-    /// The interface name that the user gave after `%`, if any.
+    /// The interface name that the user gave after `%`; `None` if there is none.
     pub zone: Option<String>,
-    /// The IPv4-mapped IPv6 address that the user gave, if `address` was derived from one.
+    /// The IPv4-mapped IPv6 address that the user gave; `None` if the user gave `address` itself.
     pub instead_of: Option<Ipv6Addr>,
 }
 
 impl Target {
-    /// Returns all targets that a packet from `source` can have.
+    /// Returns all targets that a packet from the address `source` can have.
     pub fn all(source: IpAddr) -> impl Iterator<Item = Self> {
         let ports = |target: fn(u16) -> Self| (0..=u16::MAX).map(target);
         ports(Self::Tcp)
@@ -93,7 +93,8 @@ impl Target {
             .chain(Self::protocols(source))
     }
 
-    /// Returns the IP protocols without ports, except ICMP and ICMPv6, that a packet from `source` can have.
+    /// Returns the IP protocols without ports, except ICMP and ICMPv6, that a packet from the address `source` can
+    /// have.
     pub fn protocols(source: IpAddr) -> impl Iterator<Item = Self> {
         let is_other = move |protocol: &u8| {
             let is_another = matches!(*protocol, TCP | UDP | SCTP | ICMP | ICMPV6);
@@ -103,7 +104,7 @@ impl Target {
         (0..=u8::MAX).filter(is_other).map(Self::Protocol)
     }
 
-    /// Returns a packet from `source` to this target that belongs to no flow of this host.
+    /// Returns a packet from the address `source` to this target that belongs to no flow of this host.
     pub fn packet(self, source: IpAddr) -> Packet {
         /// The source port of the packet, one that an ordinary client could have.
         const EPHEMERAL: u16 = 49_152;

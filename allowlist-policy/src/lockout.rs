@@ -26,7 +26,7 @@ pub struct Session {
     pub peer: SocketAddr,
     /// The address and port of this host's end. The address is unspecified (`0.0.0.0` or `::`) if it is unknown.
     pub local: SocketAddr,
-    /// The interface of the connection, if one of the addresses has a zone such as `%eth0`.
+    /// The interface of the connection, from the zone of an address such as `%eth0`; `None` if no address has a zone.
     pub interface: Option<String>,
     /// How the session was found.
     #[serde(rename = "how")]
@@ -188,8 +188,8 @@ fn opening_packet(session: &Session) -> Packet {
 
 /// Returns the filtered interfaces on which packets of `session` can arrive.
 ///
-/// These are the interface with the session's local address and those below it, or all filtered interfaces if the local
-/// address does not determine an interface.
+/// If the peer is this host, that is `lo`. Otherwise they are the session's interface, or those with its local address,
+/// and the interfaces below; all filtered interfaces if none is known, or if packets do not arrive on one of them.
 fn ingress_interfaces<'f>(
     session: &Session,
     interfaces: &[HostInterface],

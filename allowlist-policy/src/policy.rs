@@ -52,8 +52,8 @@ pub struct Policy {
     pub egress: Option<Egress>,
 }
 
-/// A service: ports to protect, and the sources that may reach them. Packets of other sources to these ports are
-/// dropped.
+/// A service: ports to protect, and the sources that may reach them. Packets to these ports from all other addresses
+/// are dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// The name of the service: its key under `[services]`.
@@ -126,7 +126,7 @@ pub struct Rules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of the file")]
 pub struct Keep {
-    /// Whether ARP passes.
+    /// Whether ARP passes; if false, it is dropped.
     pub arp: bool,
     /// Whether IPv6 neighbour and router discovery from the same link passes.
     pub neighbour_discovery: bool,
@@ -136,7 +136,7 @@ pub struct Keep {
     pub dhcp: bool,
     /// Whether IGMP and MLD pass.
     pub multicast: bool,
-    /// Whether all other frames without IP pass, such as LLDP.
+    /// Whether all frames without IP other than ARP pass, such as LLDP; if false, they are dropped.
     pub not_ip: bool,
 }
 
@@ -181,7 +181,8 @@ impl Rules {
 }
 
 impl Rules {
-    /// Returns the kernel's control word for these rules and `mode`, without a generation.
+    /// Returns the kernel's control word for these rules and `mode`, with the fields of a generation (its number, slot
+    /// and flags) and the egress policy unset.
     ///
     /// With the default verdict pass, every answer passes, so return traffic is off.
     pub const fn control(&self, mode: Mode) -> Control {

@@ -26,7 +26,7 @@ pub struct Addition {
     /// expires or the host has no boot identifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_uptime: Option<Uptime>,
-    /// The user's note on the prefix.
+    /// The user's note on the prefix; `None` without a note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// The time at which the prefix was added.
@@ -116,7 +116,8 @@ impl Additions {
         gone
     }
 
-    /// Returns the time until the next prefix expires, or `None` if no prefix does.
+    /// Returns the time until the next prefix expires, zero if one has expired already; `None` if no prefix has a time
+    /// to live.
     pub fn next_expiry(&self, now: &Now) -> Option<Duration> {
         self.all().filter_map(|addition| addition.left(now)).min()
     }

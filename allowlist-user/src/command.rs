@@ -315,7 +315,7 @@ async fn read_status(paths: &Paths) -> Result<Status> {
     Ok(status)
 }
 
-/// Returns the exit code of a query: 0 if `is_so`, the answer, is yes, otherwise [`NO`].
+/// Returns the exit code of a query: 0 if the answer is yes (`is_so`), otherwise [`NO`].
 fn answer(is_so: bool) -> ExitCode {
     if is_so {
         ExitCode::SUCCESS

@@ -44,7 +44,7 @@ pub use sources::provided;
 /// A validated configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The interfaces to filter on; may be empty if the command line names them.
+    /// The names of the interfaces to filter on; empty if only the command line names them.
     pub interfaces: Vec<String>,
     /// Whether packets are dropped (enforce), or decisions are only counted (observe).
     pub mode: Mode,
@@ -52,19 +52,19 @@ pub struct Config {
     pub rules: Rules,
     /// The mode in which to attach the XDP program.
     pub attach: AttachModeRequest,
-    /// The maximum number of prefixes in a generation.
+    /// The maximum number of prefixes in a generation; a generation with more is not published.
     pub max_prefixes: u32,
-    /// The maximum number of tracked flows in the flow table.
+    /// The maximum number of tracked flows in the flow table; when it is full, the least recently used flow is evicted.
     pub max_flows: u32,
     /// The command and the webhook that receive events.
     pub hook: Hook,
-    /// The maximum size of the history of list changes on disk, in bytes.
+    /// The maximum size of the history of list changes on disk, in bytes; beyond it, the oldest records are removed.
     pub history_bytes: u64,
-    /// The maximum size of the audit log on disk, in bytes.
+    /// The maximum size of the audit log on disk, in bytes; beyond it, the oldest records are removed.
     pub log_bytes: u64,
     /// What a start does while a source has no list.
     pub at_start: AtStart,
-    /// The group whose members may use the control socket, besides root; `None` for root alone.
+    /// The name of the group whose members may use the control socket, besides root; `None` for root alone.
     pub control_group: Option<String>,
     /// The services and their sources.
     pub policy: Policy,
@@ -80,7 +80,7 @@ const HISTORY_BYTES: u64 = 8 << 20;
 const LOG_BYTES: u64 = 8 << 20;
 /// The maximum length of an interface name: IFNAMSIZ without the terminating NUL.
 const MAX_INTERFACE_BYTES: usize = 15;
-/// The maximum size of a configuration file, in bytes.
+/// The maximum size of a configuration file, in bytes; a larger file is an error.
 const MAX_BYTES: u64 = 16 << 20;
 /// The maximum number of problems that an error prints; the rest are only counted.
 const SHOWN_PROBLEMS: usize = 20;
@@ -436,7 +436,8 @@ impl ConfigError {
 pub struct Problem {
     /// The file, and the line and column of the mistake, both from 1; `None` for the command line.
     pub place: Option<(PathBuf, usize, usize)>,
-    /// The key with the mistake, such as `sources.office.prefixes[1]`, or the command-line option; may be empty.
+    /// The key with the mistake, such as `sources.office.prefixes[1]`, or the command-line option; empty if the text is
+    /// not TOML.
     pub key: String,
     /// The description of the mistake, with its remedy.
     pub message: String,

@@ -48,7 +48,8 @@ pub struct DaemonStatus {
     pub started: Timestamp,
     /// The origin of the configuration: the path of its file, or the command line.
     pub configuration: String,
-    /// The mode of the configuration. A mode that was set by command may be active instead.
+    /// The mode in the configuration; a mode that was set by command may be active instead. `None` if the daemon's
+    /// version does not report it.
     #[serde(default)]
     pub configured_mode: Option<Mode>,
     /// The number of the active policy; `None` if the journal has no policy.
@@ -92,13 +93,14 @@ pub type Request = Operation<Vec<PrefixRequest>>;
 pub struct PrefixRequest {
     /// The prefix or address to add or to remove, such as `192.0.2.0/24` or `192.0.2.1`.
     pub prefix: String,
-    /// The name of the service. In a removal, `None` stands for all services to which the prefix was added.
+    /// The name of the service, required in an addition. In a removal, `None` stands for all services to which the
+    /// prefix was added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     /// The time to live in seconds; `None` for an unlimited time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// The user's note on the prefix, for reports.
+    /// The user's note on the prefix, for reports; `None` without a note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -172,10 +174,11 @@ pub struct ApplyOutcome {
     /// The deadline by which the change must be confirmed; `None` if it needs no confirmation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_until: Option<Timestamp>,
-    /// The prefixes that an accepted list adds and removes. Removed prefixes stay active for their grace period.
+    /// The prefixes that an accepted list adds and removes; `None` for other operations. Removed prefixes stay active
+    /// for their grace period.
     #[serde(default, flatten)]
     pub change: Option<Change>,
-    /// The outcomes of a refresh, by source name.
+    /// The outcomes of a refresh, by source name; empty for other operations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<String, RefreshOutcome>,
 }
@@ -190,7 +193,7 @@ pub struct RefreshOutcome {
     /// The reason why the fetch failed or the list was rejected; `None` after a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// The code of the failure's reason.
+    /// The code of the failure's reason; `None` after a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<ErrorCode>,
 }

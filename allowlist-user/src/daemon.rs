@@ -125,14 +125,14 @@ impl Options {
     /// Returns the paths of the configuration that other users can change.
     ///
     /// # Errors
-    /// A file system does not answer within 2 seconds.
+    /// Fails if a file system does not answer within 2 seconds.
     fn concerns(written: &ConfigText, config: &Config) -> io::Result<Vec<Concern>> {
         let (written, config) = (written.clone(), config.clone());
         let work = move || trusted_paths::concerns(written.file.as_deref(), &written.text, &config);
         within(std::path::Path::new("trusted"), LOOK * 2, work, drop)
     }
 
-    /// Returns an error for the first fatal concern, and logs the others as warnings.
+    /// Returns an error for the first fatal concern, and logs the concerns before it as warnings.
     fn refuse_untrusted(concerns: Vec<Concern>) -> Result<()> {
         for concern in concerns {
             if concern.is_fatal {
@@ -179,7 +179,8 @@ impl Signals {
 enum Logged {
     /// The operation was done.
     Done {
-        /// The number of the policy that a start or a change of the configuration made active.
+        /// The number of the policy that a start or a change of the configuration made active; `None` for any other
+        /// operation.
         policy: Option<u64>,
     },
     /// The operation was done, and had nothing to change.
@@ -198,7 +199,7 @@ impl Logged {
 /// A running daemon.
 pub struct Daemon {
     options: Options,
-    /// The effective state: the active one, unless `is_inactive`.
+    /// The effective state, by which the kernel judges packets unless `is_inactive`.
     state: EffectiveState,
     /// Whether `state` is not active yet, since sources have no list and `at_start` is `wait`.
     is_inactive: bool,
@@ -207,7 +208,7 @@ pub struct Daemon {
     kernel: Kernel,
     interfaces: Interfaces,
     store: Store,
-    /// Whether the metadata in the kernel is older than the active state.
+    /// Whether the metadata in the kernel (names and states of sources, for reports) is older than `state`.
     is_meta_outdated: bool,
     schedule: Schedule,
     expiries: Expiries,

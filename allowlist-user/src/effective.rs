@@ -48,7 +48,7 @@ pub struct EffectiveState {
     /// The text from which the configuration was read.
     written: Arc<ConfigText>,
     mode: Mode,
-    /// The active mode of the egress policy; of no meaning without one.
+    /// The active mode of the egress policy; ignored if the configuration has no egress policy.
     egress_mode: Mode,
     additions: Arc<Additions>,
     sources: SourceStates,
@@ -440,7 +440,7 @@ fn configuration(old: &Config, new: &Config, lines: &mut Lines) {
     }
 }
 
-/// Returns whether the interfaces of two configurations differ only in their order.
+/// Returns whether two configurations have the same interfaces in different orders.
 fn same_sets(old: &Config, new: &Config) -> bool {
     let set = |config: &Config| config.interfaces.iter().cloned().collect::<BTreeSet<_>>();
     old.interfaces != new.interfaces && set(old) == set(new)

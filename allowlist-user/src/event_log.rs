@@ -95,7 +95,7 @@ impl EventLog {
         }
     }
 
-    /// Appends a record. After a timeout, it may or may not have been written.
+    /// Appends a record. After an error due to a timeout, the record may or may not be in the log.
     pub fn add(&self, record: &Record) -> io::Result<()> {
         let line = record.encode()?;
         let (folder, lines) = (self.folder.clone(), self.lines.clone());

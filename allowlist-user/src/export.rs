@@ -20,9 +20,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use thiserror::Error;
 
-/// The maximum length of an `iptables` chain's name; `ipset` accepts names three characters longer, for `-v4`.
+/// The maximum length of an `iptables` chain's name, in bytes; `ipset` accepts names three bytes longer, for `-v4`.
 const LONGEST_IN_KERNEL: usize = 28;
-/// The maximum length of a name in other formats, so that identifiers with the name stay within the tools' limits.
+/// The maximum length in bytes of a name in other formats than `iptables` and `ipset`, so that identifiers with the
+/// name stay within the tools' limits.
 const LONGEST: usize = 128;
 
 /// The prefixes of one source, for an export.
@@ -145,7 +146,7 @@ impl Format {
         }
     }
 
-    /// Returns the maximum length of a name in this format.
+    /// Returns the maximum length of a name in this format, in bytes.
     fn longest_name(self) -> usize {
         match self {
             Self::Ipset | Self::Iptables => LONGEST_IN_KERNEL,
@@ -200,7 +201,7 @@ pub enum ExportError {
         format: Format,
         /// The invalid name.
         name: String,
-        /// The maximum length of a name in the format.
+        /// The maximum length of a name in the format, in bytes.
         longest: usize,
     },
     /// The name is that of a built-in chain or target of iptables.
@@ -240,7 +241,7 @@ pub enum ExportError {
         what: &'static str,
         /// The invalid name.
         text: String,
-        /// The maximum length of the name.
+        /// The maximum length of the name, in bytes.
         longest: usize,
     },
     /// No prefix of the list can be the host of an account.
@@ -270,7 +271,7 @@ impl ExportError {
     }
 }
 
-/// The lists and options of an export, with the merged prefixes that all formats write.
+/// The lists and options of an export, with the merged prefixes that most formats write.
 struct Export<'a> {
     options: &'a Options<'a>,
     lists: &'a [Listed<'a>],

@@ -22,8 +22,9 @@ use crate::effective::KnownIds;
 
 /// The maximum size of the metadata in the kernel, in bytes. If the grace prefixes make it larger, they are omitted.
 const MAX_BYTES: usize = 16 << 20;
-/// The file in which earlier versions stored the metadata, and its maximum size in bytes.
+/// The file in which earlier versions stored the metadata.
 const OLDER_FILE: &str = "record.v2.json";
+/// The maximum size of [`OLDER_FILE`], in bytes.
 const MAX_OLDER_BYTES: u64 = 64 << 20;
 
 /// The names and the sources of a generation, for reports.
@@ -89,7 +90,7 @@ pub struct SourceMeta {
     pub fetched: Option<Timestamp>,
     /// The reason why the last fetch failed or its list was rejected; `None` after a success.
     pub failure: Option<String>,
-    /// The code of the failure's reason.
+    /// The code of the failure's reason; `None` after a success.
     #[serde(default)]
     pub failure_code: Option<ErrorCode>,
     /// The age in seconds above which the list is stale; `None` if it cannot become stale.
@@ -231,10 +232,10 @@ impl GenerationMeta {
         Ok(bytes.and_then(|bytes| Self::decode(&bytes)))
     }
 
-    /// Returns the metadata with the names of the sources and services whose counters a start finds in the kernel.
+    /// Returns the metadata with the names of the sources and services whose counters a start finds in the kernel. It
+    /// is in the kernel, or in the state directory if an earlier version stored it there.
     ///
     /// Returns `None` if the names are not known, in which case the daemon resets the counters.
-    /// Reads the metadata from the kernel, or from the state directory if an earlier version stored it there.
     pub fn of_counters(dataplane: &Dataplane, state_dir: &Path) -> Result<Option<Self>> {
         let (active, others) = dataplane.metadata()?;
         if let Some(mut meta) = active.and_then(|bytes| Self::decode(&bytes)) {

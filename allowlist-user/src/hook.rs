@@ -28,7 +28,7 @@ use url::Url;
 
 /// The maximum number of events in the queue; further events are dropped with a warning.
 const QUEUE_LENGTH: usize = 64;
-/// The number of times that a webhook request is tried.
+/// The maximum number of tries of a webhook request, after which the event is not delivered to it.
 const TRIES: u32 = 4;
 /// The delay between the first two tries of a webhook request; doubles with each further try.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
@@ -248,7 +248,7 @@ fn is_passed_on(name: &OsStr) -> bool {
         .is_some_and(|name| NAMES.contains(&name) || name.starts_with("LC_"))
 }
 
-/// The process group of a hook's command, killed when dropped.
+/// The process group of a hook's command, killed by SIGKILL when dropped; `None` if there is nothing to kill.
 struct Group(Option<Pid>);
 
 impl Group {

@@ -28,8 +28,8 @@ use crate::time::{Now, SteadyClock};
 
 /// The number of policies that a rollback can restore; one more is kept, so that a failed change removes none.
 pub const MAX_POLICIES: usize = 20;
-/// The slack of the journal's file: it is rewritten when its edits of added prefixes exceed twice the needed ones by
-/// more than this number.
+/// The number of superfluous edits of added prefixes that the journal's file may have: the file is rewritten when it
+/// has more edits than twice the needed ones plus this number.
 const HISTORY: usize = 1000;
 
 /// A change from one policy to the next.
@@ -80,14 +80,14 @@ pub struct ConfigText {
     pub file: Option<PathBuf>,
     /// The text of the configuration, including its secrets. On disk, each secret is replaced by a tag.
     pub text: String,
-    /// The number of secrets that could not be restored from the present file; the text contains their tags instead.
+    /// The number of secrets that were not restored when the journal was read; the text contains their tags instead.
     #[serde(skip)]
     missing_secrets: usize,
-    /// The checksum of the original text; the text on disk lacks comments and secrets. `None` if `text` is the
-    /// original.
+    /// The CRC-32 of the original text, if `text` was read from disk, where it lacks comments and secrets. `None` if
+    /// `text` is the original.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     crc32: Option<u32>,
-    /// The interfaces from the command line, which replace those of the text; empty if the command line has none.
+    /// The names of the interfaces from the command line, which replace those of the text; empty if it names none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
 }
@@ -113,7 +113,7 @@ impl ConfigText {
         }
     }
 
-    /// Returns the checksum of the original text, including comments and secrets.
+    /// Returns the CRC-32 of the original text, including comments and secrets.
     pub fn checksum(&self) -> u32 {
         self.crc32
             .unwrap_or_else(|| crc32fast::hash(self.text.as_bytes()))
@@ -171,11 +171,12 @@ pub struct Journal {
     redactor: Redactor,
     clock: SteadyClock,
     known: PolicyHistory,
-    /// The newest change, until it is written to disk.
+    /// The line of the newest change, until it is written to disk; `None` if no change is staged.
     staged: Option<Line>,
     /// Active changes that could not be written to disk yet, oldest first.
     unwritten: Vec<Line>,
-    /// Whether the last entry of `unwritten` is the newest policy's change.
+    /// Whether the last entry of `unwritten` is the newest policy's change, which [`Self::undo_last`] then removes
+    /// there.
     is_newest_unwritten: bool,
 }
 
@@ -200,7 +201,7 @@ impl Default for PolicyHistory {
 }
 
 impl PolicyHistory {
-    /// Reads the policies and the added prefixes from the journal in directory `folder`, without a lock.
+    /// Reads the policies and the added prefixes from the journal in directory `folder`, without locking the directory.
     pub fn load_readonly(folder: &Path) -> Result<Self, StateError> {
         let mut known = Self::default();
         for line in file::read(folder)?.lines {
@@ -439,8 +440,8 @@ impl Journal {
         self.staged.is_some()
     }
 
-    /// Writes the staged change to disk durably, and returns the newest policy's number. After an error, the change
-    /// stays staged.
+    /// Writes the staged change to disk durably, and returns the newest policy's number, 0 without a policy. After an
+    /// error, the change stays staged.
     pub fn write(&mut self) -> Result<u64, StateError> {
         if let Some(line) = &self.staged {
             let line = line.clone();

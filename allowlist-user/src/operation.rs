@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 const MAX_STORED_PREFIXES: usize = 200;
 /// The maximum number of prefixes of one operation that a text shows.
 const MAX_SHOWN_PREFIXES: usize = 4;
-/// The maximum length of an invalid prefix in a record, in characters.
+/// The maximum length of an invalid prefix in a record, in characters; the rest is cut off.
 const MAX_TEXT_CHARS: usize = 60;
 
 /// An operation on the filter. `P` is the type of the prefixes of `add`, `remove` and `expire`.
@@ -92,12 +92,12 @@ pub struct Prefixes {
     /// The first invalid prefixes of the request, at most 4, each cut to 60 characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,
-    /// The names of the services that the prefixes reach.
+    /// The names of the services whose added prefixes the operation concerns.
     pub services: Vec<String>,
     /// The time at which the prefixes expire; `None` for an unlimited time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// The user's note on the prefixes.
+    /// The user's note on the prefixes; `None` without a note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }

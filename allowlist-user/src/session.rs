@@ -37,7 +37,7 @@ pub fn find() -> Option<Session> {
 }
 
 /// Does the lockout check: compares the generations before and after a change, for `session` and this host's present
-/// interfaces. Without a session every change is safe.
+/// interfaces. `before` is `None` if nothing was published before. Without a session every change is safe.
 ///
 /// # Errors
 /// Fails if the change would cut the session.
@@ -100,7 +100,8 @@ impl Host {
             .or_else(|| self.by_login(process))
     }
 
-    /// Returns the process ids of a process's ancestors, the nearest first, without process 1.
+    /// Returns the process ids of a process's ancestors, the nearest first, without process 1; at most
+    /// [`MAX_ANCESTORS`].
     fn ancestors(&self, process: u32) -> Vec<u32> {
         let mut ancestors = Vec::new();
         let mut current = process;
@@ -114,8 +115,8 @@ impl Host {
         ancestors
     }
 
-    /// Returns the session of the remote login at the nearest terminal of a process or its ancestors, or `None`.
-    /// Ancestors count since `sudo` gives a command a terminal of its own.
+    /// Returns the session of the remote login at the nearest terminal of a process or its ancestors, or `None` if
+    /// there is no such login. Ancestors count since `sudo` gives a command a terminal of its own.
     fn by_login(&self, process: u32) -> Option<Session> {
         let logins: Vec<UtmpEntry> = UtmpParser::from_path(&self.logins)
             .ok()?

@@ -223,7 +223,7 @@ impl Subject {
 }
 
 impl Case {
-    /// Returns a frame of this kind; its source is listed if the frame is to be allowed.
+    /// Returns a frame of this kind. If the frame is to be allowed, its source address is in the policy's list.
     fn frame(&self) -> Vec<u8> {
         let mut frame = (self.make)(self.family);
         let at = match self.family {

@@ -41,7 +41,8 @@ struct Case {
     keys: &'static str,
     /// The number of services; the frames are sent to the last one.
     services: u16,
-    /// Whether the minimal filter is measured too: it drops or passes UDP over IPv4 by the source in the kernel's trie.
+    /// Whether the minimal filter is measured too: it drops or passes UDP over IPv4 by a lookup of the source address
+    /// in the kernel's trie.
     in_small_filter: bool,
     expected: u32,
 }

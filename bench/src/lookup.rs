@@ -45,7 +45,7 @@ struct Subject {
     programs: [&'static str; 2],
     /// The maps whose capacity depends on the list, with their capacities.
     capacities: fn(&List) -> Vec<(&'static str, u32)>,
-    /// Writes a list to the maps, and returns their size in bytes if the engine has any.
+    /// Writes a list to the maps, and returns their size in bytes; `None` for an engine without maps.
     fill: fn(&mut Ebpf, &List, &RangeTable) -> Result<Option<u64>>,
     /// Whether the programs look up addresses, so that their results can be checked.
     looks_up: bool,

@@ -59,7 +59,7 @@ pub(crate) fn load(capacities: &[(&str, u32)]) -> Result<Ebpf> {
     load_with(capacities, None)
 }
 
-/// Loads all benchmark programs and maps, with the map of a published range table.
+/// Loads all benchmark programs and maps, with `table`, if given, as the map of the range table.
 pub(crate) fn load_with(capacities: &[(&str, u32)], table: Option<&RangeTable>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     if let Some(table) = table {
@@ -121,7 +121,7 @@ fn set_array<T: aya::Pod, const N: usize>(
 
 /// A list in the product's range table, compiled and published by the product's code.
 pub(crate) struct RangeTable {
-    /// The pin of the map with the range table.
+    /// The path at which the map with the range table is pinned.
     pin: PathBuf,
     /// The slot of the active generation in the map.
     slot: u32,
@@ -134,7 +134,7 @@ pub(crate) struct RangeTable {
 }
 
 /// The number of sources in the published policy. Prefixes are distributed over them, so that adjacent prefixes have
-/// different match ids.
+/// different match ids (the results of a lookup in the range table).
 const SOURCES: usize = 16;
 
 /// A list that the product's code has compiled and published.
@@ -165,7 +165,8 @@ impl PublishedList {
         Ok(published)
     }
 
-    /// Returns the lists of the sources, over which the prefixes of `list` and `more` are distributed.
+    /// Returns the lists of the sources: the prefixes of `list`, distributed over all sources, and `more` in the first
+    /// one.
     pub(crate) fn snapshot(list: &List, more: Option<IpNet>) -> Snapshot {
         let mut lists = vec![Vec::new(); SOURCES];
         for (index, prefix) in list.prefixes.iter().enumerate() {

@@ -81,7 +81,7 @@ pub(crate) struct TableSpec<'a> {
     pub(crate) unit: &'static str,
     /// The heading of the table's first column, which names the cases.
     pub(crate) cases: &'a str,
-    /// The subject that is the baseline of the ratios.
+    /// The subject that is the baseline of the ratios; `None` for a table without ratios.
     pub(crate) against: Option<&'a str>,
 }
 
@@ -256,7 +256,8 @@ impl Summary {
         }
     }
 
-    /// Formats the median, the quartiles if they differ from it, and the ratio to the median `against`.
+    /// Formats the median, the quartiles if they differ from it, and the ratio to the median `against`, if that is
+    /// given.
     fn cell(&self, against: Option<f64>) -> String {
         let mut cell = number(self.median);
         let [low, high] = [self.lower_quartile, self.upper_quartile].map(number);

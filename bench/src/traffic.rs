@@ -58,7 +58,7 @@ const COVERED_SHIFT: u32 = 5;
 impl Family {
     pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Returns the endpoints of a packet: a source, and this port of the host.
+    /// Returns the endpoints of a packet: a source address and port, and this port of the host.
     pub(crate) fn ends(self, port: u16) -> (SocketAddr, SocketAddr) {
         let [from, to]: [IpAddr; 2] = match self {
             Self::V4 => ["198.51.100.2", "198.51.100.1"],

@@ -19,7 +19,7 @@ const TODAY: Date = date(2026, 11, 24);
 /// The maximum number of pieces: low enough that notes can list all addresses.
 const MAX_PIECES: usize = 16;
 
-/// Texts up to this length are too ambiguous to be required in the list.
+/// The maximum length in bytes of a text that is too ambiguous to be required in the list, such as `a::`.
 const AMBIGUOUS_LENGTH: usize = 6;
 
 /// Texts as displayed, without HTML syntax. The first [`ADDRESSES`] are addresses.

@@ -112,7 +112,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Sets the mode.
+    /// Sets the mode: enforce or observe.
     #[must_use]
     pub fn in_mode(mut self, mode: Mode) -> Self {
         self.observes = mode == Mode::Observe;
@@ -177,14 +177,15 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Reports whether services alone decide packets to a port: a service covers it, and the port does not share its
-    /// services with the host's ephemeral ports.
+    /// Reports whether services alone decide packets to a port: a service covers it, and no ephemeral port of the host
+    /// is covered by the same services (see [`Self::is_shared`]).
     fn is_served(&self, interface: &str, protocol: u8, port: u16) -> bool {
         let covering = self.names_covering(interface, protocol, port);
         !covering.is_empty() && !self.is_shared(interface, &covering)
     }
 
-    /// Reports whether the same services cover an ephemeral port of the host.
+    /// Reports whether exactly the services `covering` cover an ephemeral port of the host too. False if flows are not
+    /// tracked.
     fn is_shared(&self, interface: &str, covering: &[&str]) -> bool {
         let own = host::own_ports();
         // The set of covering services changes only at these ports.

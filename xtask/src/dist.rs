@@ -177,7 +177,8 @@ fn lay_out(allowlist: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Rewrites a document's links to `dist/allowlist.toml` to the installed path, next to the top-level documents.
+/// Rewrites a document's links to `dist/allowlist.toml`, because the archive has that file in the folder of the
+/// top-level documents.
 fn as_installed(document: &str) -> String {
     document.replace("dist/allowlist.toml)", "allowlist.toml)")
 }

@@ -130,7 +130,7 @@ impl Checker {
 pub(crate) struct Summary(BTreeMap<String, (usize, usize)>);
 
 impl Summary {
-    /// Counts all files below `root` that this project writes.
+    /// Counts the hits and words of all files below `root` to which the repository's rules apply (`tidy::is_ours`).
     pub(crate) fn of(root: &Path) -> Result<Self> {
         let checker = Checker::new();
         let mut files = BTreeMap::new();
@@ -202,12 +202,12 @@ fn prose(path: &Path, text: &str) -> Vec<(usize, String)> {
     }
 }
 
-/// The kind of text in which a scan of Rust source is at one moment.
+/// The state of a scan of Rust source: the kind of text at the current position.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Code,
     Comment,
-    /// A string literal, with the number of `#` behind its end if it is a raw one.
+    /// A string literal, with the number of `#` behind its end if it is a raw one; `None` for an ordinary literal.
     String(Option<usize>),
 }
 

@@ -142,8 +142,8 @@ impl BpfLinker {
         self.folder.join("bpf-linker.stamp")
     }
 
-    /// Returns the properties that identify an installation. They include the folder, because the linker finds LLVM by
-    /// that path.
+    /// Returns the properties that identify an installation of bpf-linker. They include the folder, because the linker
+    /// finds LLVM by that path.
     fn description(&self) -> String {
         format!(
             "bpf-linker {BPF_LINKER}\nlinked against {}\nby way of {}\n",
@@ -255,7 +255,7 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Returns the channel in rust-toolchain.toml.
+/// Returns the compiler's channel from the text of rust-toolchain.toml; `None` if the text has no line `channel = …`.
 fn channel(toolchain: &str) -> Option<&str> {
     let line = toolchain
         .lines()
@@ -263,7 +263,7 @@ fn channel(toolchain: &str) -> Option<&str> {
     Some(line.trim_matches('"'))
 }
 
-/// Returns the value of the field `name` in the output of `rustc -vV`.
+/// Returns the value of the field `name` in the output of `rustc -vV`; `None` if the output lacks the field.
 fn version_field<'a>(version: &'a str, name: &str) -> Option<&'a str> {
     version
         .lines()

@@ -16,7 +16,8 @@ use crate::{cargo, setup};
 
 /// The environment variable for the number of tests that libtest runs in parallel.
 const THREADS: &str = "RUST_TEST_THREADS";
-/// The minimum number of parallel kernel tests: they spend most time waiting for processes and timers, so four use two cores.
+/// The minimum number of parallel kernel tests: they spend most time waiting for processes and timers, so four use two
+/// cores.
 const MIN_THREADS: usize = 4;
 
 /// Run all tests; the kernel tests run as root

@@ -25,7 +25,7 @@ use console::{Console, End};
 use initramfs::Archive;
 use machine::{Machine, QEMU};
 
-/// Tests that this machine's kernel and memory cannot run, with the reason.
+/// Tests, each as a part of its name, that do not run in the emulated machine, with the reason.
 const EXCLUDED: [(&str, &str); 6] = [
     ("a_million_prefixes_fit", "needs gigabytes of memory"),
     (

@@ -28,9 +28,10 @@ pub struct Control {
     /// The active generation is an unconfirmed change. [`super::Fallback`] has its deadline, and the control word that
     /// is effective afterwards. The bit also remains set after the deadline, until userspace stores another word.
     pub pending: bool,
-    /// All packets pass regardless of the tables, and are counted with the default reason.
+    /// All packets pass regardless of the tables, and are counted with the reason
+    /// [`Reason::Default`](crate::verdict::Reason::Default).
     pub open: bool,
-    /// The structure in which sources are looked up.
+    /// The data structure in which source addresses are looked up.
     pub lookup: Engine,
     /// A service covers ports from which this host connects, so tracked answers pass to these ports too:
     /// [`super::InterfaceServices::shared`].
@@ -94,7 +95,7 @@ impl Refusal {
     }
 }
 
-/// The data structure of the source lookup: `lookup = "…"`. Does not affect verdicts.
+/// The data structure in which source addresses are looked up: `lookup = "…"`. Does not affect verdicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -102,7 +103,7 @@ impl Refusal {
     serde(rename_all = "kebab-case")
 )]
 pub enum Engine {
-    /// The range table ([`crate::ranges`]), whose cost does not depend on the sources of a flood.
+    /// The range table ([`crate::ranges`]), whose cost does not depend on the source addresses of a flood.
     #[default]
     RangeTable = 0,
     /// The kernel's longest-prefix-match tries: the reference, and the fallback for kernels without the range table.
@@ -119,7 +120,7 @@ pub enum Engine {
 pub enum ReturnTraffic {
     /// No answers pass.
     Off = 0,
-    /// TCP segments with ACK or RST pass, from any source.
+    /// TCP segments with ACK or RST pass, from any source address.
     Established = 1,
     /// Packets of flows that this host initiated pass, as recorded by the flow tracker.
     Track = 2,
@@ -218,9 +219,10 @@ impl ControlBits {
     const EXEMPTIONS_SHIFT: u32 = 8;
     const LPM_TRIE: u64 = 1 << 16;
     const SHARES_PORTS: u64 = 1 << 17;
-    /// Observe mode with flow tracking, in which packets that only enforce mode drops mark their flows as foreign.
+    /// The flag for observe mode with flow tracking: packets that only enforce mode would drop mark their flows as
+    /// foreign (initiated by the other side).
     ///
-    /// Follows from two other bits. A bit of its own, so that one test per packet detects the combination.
+    /// Follows from the flags for these two. A flag of its own, so that one test per packet detects the combination.
     const MARKS: u64 = 1 << 18;
     const EGRESS: u64 = 1 << 19;
     const EGRESS_OBSERVE: u64 = 1 << 20;
@@ -233,16 +235,17 @@ impl ControlBits {
         self.0 & bits != 0
     }
 
-    /// Reports whether the word lets a packet take the fast path. Tested once per packet.
+    /// Reports whether packets may take the fast path. Tested once per packet.
     ///
-    /// The word must be neither pending nor open, use the range table, share no ports, and not combine observe mode
-    /// with flow tracking.
+    /// They may not if a change is pending, if all packets pass ([`Control::open`]), if addresses are looked up in
+    /// tries, if a service shares ports with this host's own connections ([`Control::shares_ports`]), or in observe
+    /// mode with flow tracking.
     #[inline(always)]
     pub const fn allows_fast_path(self) -> bool {
         !self.has(Self::PENDING | Self::OPEN | Self::LPM_TRIE | Self::SHARES_PORTS | Self::MARKS)
     }
 
-    /// Reports whether the word is pending or open.
+    /// Reports whether a change is pending ([`Control::pending`]) or all packets pass ([`Control::open`]).
     #[inline(always)]
     pub const fn is_pending_or_open(self) -> bool {
         self.has(Self::PENDING | Self::OPEN)

@@ -8,8 +8,8 @@ use crate::egress::{Call, EgressReason};
 use crate::verdict::Verdict;
 use crate::volatile::{VolatileRef, field};
 
-/// The programs that judge calls, by their names in the object file and in the kernel; each is attached to the hook of a
-/// cgroup that its name ends with.
+/// The programs that judge calls, by their names in the object file and in the kernel. Each is attached to the cgroup
+/// hook that the end of its name states, such as `connect4`.
 pub const CONNECT_PROGRAMS: [&str; 4] = [
     "allow_connect4",
     "allow_connect6",
@@ -19,21 +19,25 @@ pub const CONNECT_PROGRAMS: [&str; 4] = [
 /// The program that records from whom a UDP socket has received, at the hook for packets to a cgroup's sockets.
 pub const RECEIVE_PROGRAM: &str = "allow_received";
 
-/// Array of [`GenerationTables`](super::GenerationTables) by slot; each value ends with the slot's pool.
+/// Array of [`GenerationTables`](super::GenerationTables) by slot; each value ends with the slot's pool, the chunks of
+/// its range table ([`crate::ranges`]).
 pub const EGRESS_TABLES: &str = "EGRESS_TABLES";
 /// Array of [`EgressSettings`] by slot.
 pub const EGRESS_SETTINGS: &str = "EGRESS_SETTINGS";
-/// Per-CPU array of one [`EgressCounters`].
+/// Per-CPU array of one [`EgressCounters`]: calls by kind, verdict and reason.
 pub const EGRESS_COUNTERS: &str = "EGRESS_COUNTERS";
-/// Per-CPU array of [`Calls`], by match id.
+/// Per-CPU array of [`Calls`], by match id ([`MAX_MATCHES`](super::MAX_MATCHES)): the calls to allowed destinations.
 pub const EGRESS_MATCHES: &str = "EGRESS_MATCHES";
-/// Per-CPU array of [`RuleCalls`], by the counter id of a set of rules.
+/// Per-CPU array of [`RuleCalls`], by the counter id of the set of rules that cover a port
+/// ([`MAX_SERVICE_COUNTS`](super::MAX_SERVICE_COUNTS)).
 pub const EGRESS_RULES: &str = "EGRESS_RULES";
-/// Hash from an address ([`crate::egress::address_key`]) to `u8`: the addresses of this host's interfaces.
+/// Hash from an address ([`crate::egress::address_key`]) to `u8`: the addresses of this host's interfaces; the value
+/// has no meaning.
 pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
 /// Array of one [`DaemonProcess`].
 pub const PROCESS: &str = "PROCESS";
-/// LRU hash from [`Received`] to `u8`: the endpoints from which unconnected UDP sockets have received a datagram.
+/// LRU hash from [`Received`] to `u8`: the endpoints from which unconnected UDP sockets have received a datagram; the
+/// value has no meaning.
 pub const RECEIVED: &str = "RECEIVED";
 /// Hash from [`UnitKey`] to the row of a unit, `u32`: an index into
 /// [`ServiceTable::interfaces`](super::ServiceTable::interfaces).
@@ -52,10 +56,10 @@ pub const EGRESS_PINNED: [&str; 9] = [
     UNITS,
 ];
 
-/// The maximum number of exempt endpoints, such as resolvers.
+/// The maximum number of exempt endpoints, such as resolvers; the daemon exempts only the first of more.
 pub const MAX_ENDPOINTS: usize = 16;
 
-/// An exempt endpoint.
+/// An exempt endpoint: calls to it pass without a rule, such as those to a resolver.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -91,7 +95,7 @@ pub struct EgressSettings {
 }
 
 impl VolatileRef<'_, EgressSettings> {
-    /// Returns the reason why an endpoint is exempt; `None` if it is not.
+    /// Returns the reason why calls to an endpoint pass without a rule; `None` if the endpoint is not exempt.
     #[inline(always)]
     pub fn exempt_endpoint(
         self,
@@ -206,8 +210,8 @@ impl RuleCalls {
 pub struct DaemonProcess {
     /// The process id in the initial PID namespace.
     pub id: u64,
-    /// The time until which the entry is valid, in nanoseconds of the monotonic clock. The daemon extends it; if the
-    /// daemon is killed, another process that gets its id does not inherit its exemption.
+    /// The time until which the entry is valid, in nanoseconds of the monotonic clock. The daemon extends it, so that
+    /// after its death another process that gets its id is exempt only until this time.
     pub until: u64,
 }
 

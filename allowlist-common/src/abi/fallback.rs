@@ -6,7 +6,7 @@
 use super::Control;
 use crate::volatile::{VolatileRef, field};
 
-/// The fallback of a pending change.
+/// The fallback of a pending change: when, on which interfaces and to which control word the kernel rolls it back.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

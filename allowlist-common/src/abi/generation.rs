@@ -20,7 +20,7 @@ pub const MIN_POOL_WORDS: u32 = 1 << 13;
 pub struct GenerationTables {
     /// The services of ports and protocols.
     pub services: ServiceTable,
-    /// The set of services that a source may reach, by match id.
+    /// The set of kernel services that source addresses may reach, by their match id.
     pub reach: [u64; MAX_MATCHES as usize],
     /// The IPv4 root of the range table.
     pub v4: Root,
@@ -35,7 +35,7 @@ impl<'m> VolatileRef<'m, GenerationTables> {
         field!(self, services)
     }
 
-    /// Returns the match id of a source, by a lookup in the range table with its `pool`; 0 for no match.
+    /// Returns the match id of a source address, by a lookup in the range table with its `pool`; 0 for no match.
     #[inline(always)]
     pub fn find<P: Pool>(self, source: &Address, pool: &P) -> MatchId {
         match *source {
@@ -50,7 +50,7 @@ impl<'m> VolatileRef<'m, GenerationTables> {
         }
     }
 
-    /// Returns the grant for a match id.
+    /// Returns the [`Grant`] for a match id: the id, and the services that its addresses may reach.
     #[inline(always)]
     pub fn grant(self, id: MatchId) -> Grant {
         let services = field!(self, reach)

@@ -11,7 +11,8 @@ use crate::volatile::{VolatileRef, field};
 
 use super::{MAX_INTERFACES, MAX_SERVICES};
 
-/// The number of a kernel service: 0 for no service, `n` for bit `n - 1` of a set.
+/// The number of a kernel service (a distinct set of configured services that cover a port): 0 for no service, `n` for
+/// bit `n - 1` of a set.
 pub type ServiceId = u8;
 
 /// Returns the set of one service; empty for 0 and for numbers above [`MAX_SERVICES`].
@@ -54,7 +55,8 @@ pub struct InterfaceServices {
     /// By [`fragment_class`], the set of services that cover any port of the class: for later fragments, which have no
     /// ports.
     pub fragment_services: [u64; CLASSES],
-    /// The set of services that cover a port from which this host connects: tracked answers pass to these ports too.
+    /// The set of services that cover a port from which this host connects: answers of tracked flows pass to these
+    /// ports, in addition to the allowed packets.
     pub shared: u64,
 }
 

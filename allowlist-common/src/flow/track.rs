@@ -15,10 +15,12 @@ use crate::volatile::{VolatileRef, field};
 
 use super::{Flow, FlowEntry, OutboundPacket, TCP_PARTIAL, UDP_IDLE, max_lifetime};
 
-/// The maximum number of entries in the table of foreign flows.
+/// The maximum number of entries in the table of foreign flows (initiated by the other side, or of unknown origin); a
+/// further one evicts the least recently used entry.
 pub const FOREIGN_FLOWS: u32 = 1 << 14;
 
-/// The times until which an outbound datagram from a local UDP port may be a reply, although its flow has no mark.
+/// The times until which an outbound datagram from a local UDP port may be a reply, although its flow has no mark (no
+/// entry in the table of foreign flows).
 ///
 /// In seconds of the monotonic clock; 0 if the case has not occurred on the port.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -87,11 +89,13 @@ impl VolatileRef<'_, Marking> {
 /// Evidence of the side that initiated a flow, in addition to the entries of the flow tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origins {
-    /// Whether the receive path marks foreign flows on this interface, and the ports of older sockets are known.
+    /// Whether the receive path marks foreign flows on the interface, and the ports of older sockets are known; if not,
+    /// a UDP flow without an entry counts as a flow of unknown origin.
     pub is_armed: bool,
     /// The times that are recorded for the flow's local port.
     pub port: ForeignPort,
-    /// The time until which the mark of a foreign flow may be missing because it was evicted, in seconds.
+    /// The time until which the mark of a foreign flow may be missing because it was evicted, in seconds of the
+    /// monotonic clock.
     pub crowded_until: u32,
 }
 
@@ -153,7 +157,8 @@ impl FlowEntry {
         Self::until(now, TCP_PARTIAL, is_closing as u32)
     }
 
-    /// Returns the mark of a foreign flow after a packet of this flow at `now`, in seconds.
+    /// Returns the mark of a foreign flow, its entry in the table of foreign flows, after a packet of this flow at
+    /// `now`, in seconds.
     #[inline(always)]
     pub const fn foreign(protocol: u8, now: u32) -> Self {
         let age = if protocol == TCP {

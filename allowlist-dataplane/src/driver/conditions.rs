@@ -153,8 +153,8 @@ impl Driver {
     }
 }
 
-/// Returns an obstacle if more than half of the `max` queues are in use; `separate` states whether they are
-/// transmit-only queues.
+/// Returns an obstacle if more than half of the `max` queues are in use, else `None`; `separate` states whether they
+/// are transmit-only queues.
 fn few_spare(used: u32, max: u32, separate: bool) -> Option<Obstacle> {
     (2 * used > max).then_some(Obstacle::Queues {
         most: max / 2,

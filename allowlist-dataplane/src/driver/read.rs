@@ -100,7 +100,8 @@ fn name_of(index: u32) -> Option<String> {
     Some(Netlink::open().ok()?.by_index(index).ok()??.name)
 }
 
-/// Returns the sysfs directory of the hardware device of an interface; the path is the same in each network namespace.
+/// Returns the sysfs directory of the hardware device of an interface, a path that is the same in each network
+/// namespace; `None` for an interface without one.
 fn parent(link: &LinkMessage) -> Option<PathBuf> {
     let mut name = None;
     let mut bus = None;
@@ -114,7 +115,7 @@ fn parent(link: &LinkMessage) -> Option<PathBuf> {
     Some(Path::new("/sys/bus").join(bus?).join("devices").join(name?))
 }
 
-/// Returns the last component of a symbolic link's target.
+/// Returns the last component of a symbolic link's target; `None` if the link cannot be read.
 fn target(path: &Path) -> Option<String> {
     let target = fs::read_link(path).ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
@@ -134,7 +135,7 @@ fn kind(link: &LinkMessage) -> Option<String> {
     })
 }
 
-/// Parses the features of a virtio device: one character for each bit, bit 0 first.
+/// Parses the features of a virtio device: one character for each bit, bit 0 first; `None` if one is neither 0 nor 1.
 fn bits(text: &str) -> Option<u64> {
     let mut value = 0;
     for (place, bit) in text.trim().bytes().take(64).enumerate() {

@@ -19,13 +19,14 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SockAddrContext;
 
-/// The maximum number of addresses of this host.
+/// The maximum number of addresses of this host. With more, a publish of an egress policy fails.
 const MAX_OWN_ADDRESSES: usize = 4096;
-/// The number of entries for endpoints from which UDP sockets have received.
+/// The number of entries for endpoints from which UDP sockets have received; more evict the least recently used entry.
 const MAX_RECEIVED: usize = 1 << 14;
-/// The maximum number of cgroups of units.
+/// The maximum number of cgroups of units, in all slots together. With more, a publish of an egress policy fails.
 const MAX_UNITS: usize = 4096;
-/// The maximum depth of a unit's cgroup below the root.
+/// The first level of cgroups below the root that is not searched for units: a rule for a unit at this level or deeper
+/// has no effect.
 const MAX_DEPTH: i32 = 12;
 
 #[btf_map]
@@ -57,7 +58,7 @@ pub(crate) struct Caller<'a> {
     tables: VolatileRef<'static, GenerationTables>,
     settings: VolatileRef<'static, EgressSettings>,
     ctx: &'a SockAddrContext,
-    /// The row of the caller's unit; 0 for a program of no listed unit.
+    /// The row of the caller's unit in the tables; 0 if no rule is limited to units that the caller belongs to.
     row: usize,
 }
 
@@ -84,7 +85,7 @@ impl<'a> Caller<'a> {
     }
 }
 
-/// Returns the row of the calling program's unit: that of the deepest of its cgroups which belongs to a unit; 0 if none
+/// Returns the row of the calling program's unit: the unit of the deepest of its cgroups that belongs to one; 0 if none
 /// does.
 #[inline(never)]
 fn unit_row(slot: u32) -> u32 {

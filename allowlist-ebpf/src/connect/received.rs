@@ -19,7 +19,8 @@ use crate::maps::RECEIVED;
 
 /// The return value that lets a packet continue. This program drops no packet.
 const PASS: i32 = 1;
-/// The maximum number of IPv6 extension headers before the UDP header.
+/// The maximum number of headers after the fixed IPv6 header, including the UDP header. The sender of a packet with
+/// more is not recorded.
 const MAX_EXTENSIONS: usize = 6;
 
 #[expect(
@@ -48,7 +49,7 @@ fn is_unconnected(ctx: &SkBuffContext) -> bool {
     }
 }
 
-/// Records the sender of a UDP packet; `None` for another packet.
+/// Records the sender of a UDP packet; returns `None` for a packet that is not UDP or cannot be parsed.
 #[inline(always)]
 fn record(ctx: &SkBuffContext) -> Option<()> {
     let first: u8 = ctx.load(0).ok()?;

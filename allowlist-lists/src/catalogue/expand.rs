@@ -42,8 +42,10 @@ pub(super) fn table(source: &Table, regions: &[&Region], values: &BTreeMap<&str,
     source.iter().map(entry).collect()
 }
 
-/// Splits each regular expression of `page` in the source table `expanded` that matches any of several `regions` into
-/// one expression for each region, so that a region that is missing on the page is an error. `exclude_row` stays.
+/// Replaces each regular expression with `{region}` under `page` by one expression for each of several `regions`, so
+/// that a region that is missing on the page is an error. `exclude_row` stays.
+///
+/// `source` is the source table with its placeholders, `expanded` the result of [`table`], which is changed.
 pub(super) fn split_page(
     expanded: &mut Table,
     source: &Table,

@@ -77,7 +77,8 @@ pub enum FeedError {
         /// The first characters of the text, for the message.
         start: String,
     },
-    /// The JSON document, XML document or page is nested deeper than any list.
+    /// The JSON document, XML document or page is nested deeper than the parser's limit, which no vendor's list
+    /// reaches.
     #[error("the list is nested too deeply; check its URL or path")]
     TooDeep,
     /// The page has more elements, attributes or labels than the limit.
@@ -116,7 +117,7 @@ pub enum FeedError {
     DuplicateKey {
         /// The place of the object with the duplicate key.
         place: Place,
-        /// The line of the second member with the key.
+        /// The number of the line of the second member with the key, from 1.
         line: usize,
         /// The key that occurs twice.
         key: String,
@@ -430,7 +431,7 @@ pub enum Place {
     Text {
         /// The headings above the text, outermost first.
         section: Vec<String>,
-        /// The text of the line that contains it, shortened.
+        /// The line that contains the doubtful text, shortened.
         text: String,
     },
 }

@@ -15,7 +15,8 @@ use quick_xml::{Reader, XmlVersion};
 use super::text::{decode, trim};
 use super::{FeedError, Place, item, shown, some_of};
 
-/// The maximum nesting depth of elements. No list is nested this deep.
+/// The maximum nesting depth of elements; a deeper document fails with [`FeedError::TooDeep`]. No list is nested this
+/// deep.
 const DEEPEST: usize = 128;
 /// The maximum number of an element's fields that an error shows.
 const SHOWN_FIELDS: usize = 8;
@@ -115,7 +116,7 @@ struct Selected {
     fields: BTreeMap<String, Vec<String>>,
     /// The text directly in the selected element, without that of its child elements.
     text: String,
-    /// The text of the child element whose end tag has not been read yet.
+    /// The text of the child element whose end tag has not been read yet; empty if there is none.
     inner: String,
     has_elements: bool,
 }

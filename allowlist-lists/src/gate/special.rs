@@ -1,4 +1,4 @@
-//! Addresses that are not used as sources on the internet.
+//! Addresses that are not used as source addresses on the internet.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -36,7 +36,7 @@ pub(super) fn is_global_unicast(prefix: IpNet) -> bool {
 /// The special-purpose blocks of IPv4: first address, prefix length and purpose.
 ///
 /// These are the blocks that IANA's registry of special-purpose addresses (RFC 6890) lists as not globally reachable,
-/// those that embed any IPv4 address, and multicast, which is never a source.
+/// those that embed any IPv4 address, and multicast, which is never a source address.
 const V4: &[([u8; 4], u8, &str)] = &[
     ([0, 0, 0, 0], 8, "\"this network\""),
     ([10, 0, 0, 0], 8, "private"),

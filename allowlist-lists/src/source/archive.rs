@@ -12,7 +12,7 @@ use zip::result::ZipError;
 
 use crate::feed::{FeedError, shown, some_of};
 
-/// The most files that a ZIP archive may have.
+/// The most files that a ZIP archive may have; one with more fails with [`ArchiveError::Suspicious`].
 const MAX_FILES: usize = 1000;
 /// The most file names that an error message shows.
 const SHOWN_NAMES: usize = 8;

@@ -29,7 +29,7 @@ pub struct FetchError {
     pub origin: String,
     /// The cause, boxed because it is larger than a successful result of `fetch`.
     pub cause: Box<FetchErrorCause>,
-    /// The time until the server permits the next request, if it states one.
+    /// The time until the server permits the next request; `None` if it states none.
     pub retry_after: Option<Duration>,
 }
 
@@ -39,10 +39,10 @@ pub enum FetchErrorCause {
     /// The file does not exist or cannot be read.
     #[error("the file cannot be read: {0}; check the path and its permissions")]
     File(io::Error),
-    /// The configured path leads to a folder, a pipe or a device.
+    /// The configured path leads to a folder, a pipe or a device. The text is the reason.
     #[error("the list cannot be read: {0}; configure the path of a regular file")]
     NotAFile(String),
-    /// Reading the file timed out: the disk or the file server does not respond.
+    /// Reading the file took longer than this time: the disk or the file server does not respond.
     #[error(
         "reading the file took longer than {}; check its file system",
         humantime::format_duration(*.0)
@@ -95,13 +95,13 @@ pub enum FetchErrorCause {
     /// The URL is neither https nor to loopback, and `allow_plain_http` is not set.
     #[error("the list would be fetched without TLS; use https, or set `allow_plain_http = true`")]
     Unprotected,
-    /// The request, with its redirects, took longer than `timeout`.
+    /// The request, with its redirects, took longer than `timeout`, which is this time.
     #[error("the server sent no complete answer within {}; check that it is reachable, or raise `timeout`", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// The connection to the server was not made in time.
+    /// The connection to the server was not made within this time.
     #[error("the connection to the server was not established within {}; check that the server is reachable, and this host's route and proxy", humantime::format_duration(*.0))]
     NoConnection(Duration),
-    /// The connection to the server failed: name resolution, route, refused or TLS.
+    /// The connection to the server failed: name resolution, route, refused or TLS. The text is the reason.
     #[error(
         "the server cannot be reached: {0}; check the URL, and this host's name resolution, route and proxy"
     )]
@@ -144,7 +144,7 @@ pub enum FetchErrorCause {
         /// The reason for the status, if the response headers state one.
         obstacle: Option<Obstacle>,
     },
-    /// The response has a Content-Encoding that was not requested.
+    /// The response has this Content-Encoding, which was not requested.
     #[error(
         "the answer has Content-Encoding {0:?}, which was not requested; remove Accept-Encoding from `headers`, or report it to the vendor"
     )]
@@ -256,7 +256,8 @@ pub enum RedirectError {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) cause: Box<FetchErrorCause>,
-    /// The URL or page that failed, if the source has several or a link was followed.
+    /// The URL that failed, with the page that links to it if there is one; `None` to show the source's whole origin
+    /// instead.
     pub(super) place: Option<String>,
     pub(super) retry_after: Option<Duration>,
 }

@@ -18,14 +18,15 @@ use super::gzip::GzipError;
 use super::{Fetched, gzip, parse_blocking, run_blocking, union};
 use crate::feed;
 
-/// The maximum size of a list's file in bytes, since it is held in memory while it is read.
+/// The maximum size of a list's file in bytes, before and after the expansion of gzip data; a larger one is an error,
+/// since the list is held in memory.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The time limit for opening and reading a file.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads and parses the list in the file `path`, expanded if it is gzip data. `may_be_empty` allows a list without
-/// prefixes.
+/// prefixes. `now` becomes the list's fetch time; rows of a page that expired before `today` are left out.
 pub(super) async fn fetch(
     path: &Path,
     format: &Format,
@@ -83,7 +84,7 @@ fn open(limit: u64) -> Open {
     }
 }
 
-/// Returns whether messages may quote the content of the list `file` at `path`.
+/// Returns whether messages may quote the content of the list at `path`, whose metadata is `file`.
 ///
 /// They may if every user may read the file, and either only trusted users can change which file the path leads to, or
 /// every user may enter all folders above the file.

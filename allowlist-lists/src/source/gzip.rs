@@ -11,8 +11,8 @@ use thiserror::Error;
 
 /// The first bytes of each gzip member. No text in UTF-8 starts with them.
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// The maximum number of gzip members in one input, since each needs a new decoder. The tool bgzip writes one for each
-/// 64 KiB of text, so ordinary lists have several.
+/// The maximum number of gzip members in one input, since each needs a new decoder; more are an error. The tool bgzip
+/// writes one for each 64 KiB of text, so ordinary lists have several.
 const MAX_MEMBERS: usize = 10_000;
 
 /// The reason why gzip data was not expanded. No part of the data is used.

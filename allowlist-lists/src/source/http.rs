@@ -25,7 +25,9 @@ use request::{FetchResult, RequestTarget, Session};
 
 pub(super) use request::MAX_REDIRECTS;
 
-/// Fetches the lists of all URLs of `http` and merges them. `known` has the validators of the previous answers.
+/// Fetches the lists of all URLs of `http` and merges them. `known` has the validators of the previous answers, one for
+/// each URL; if their number differs from that of the URLs, no request is conditional. The answer is unchanged only if
+/// every URL is.
 pub(super) async fn fetch(
     http: &Http,
     known: &[Validator],
@@ -70,8 +72,8 @@ pub(super) async fn fetch(
     Ok(Answer::List(fetched))
 }
 
-/// Fetches the list of the URL with the index `index`; returns `None` if the server confirms, by the validators
-/// `known`, that the list is unchanged.
+/// Fetches the list of the URL with the index `index`, by the link on its page if `discover` is set. Returns `None` if
+/// the server confirms, by the validators `known`, that the list is unchanged.
 async fn ask(
     session: &mut Session<'_>,
     index: usize,
@@ -123,7 +125,7 @@ async fn ask(
     }
 }
 
-/// Returns `cause`, or `Withheld` if `cause` may quote the response of `target` and messages must not do so.
+/// Returns `cause`, or [`FetchErrorCause::Withheld`] if messages must not quote the response of `target`.
 fn shown(target: &RequestTarget, cause: FetchErrorCause) -> FetchErrorCause {
     if target.may_be_shown() {
         cause

@@ -26,7 +26,8 @@ use crate::feed::List;
 
 /// The file that configures this host's name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// The most addresses that a name may have. A vendor's endpoint has fewer.
+/// The most addresses that a name may have, both families together; more are [`NameError::TooMany`]. A vendor's
+/// endpoint has fewer.
 const MAX_ADDRESSES: usize = 1024;
 /// The most DNS queries at the same time.
 const AT_ONCE: usize = 16;
@@ -98,7 +99,7 @@ fn record(family: Family) -> RecordType {
     }
 }
 
-/// Checks that the answers of all families for `name` give at least one address, and not too many.
+/// Checks that the answers of all families for `name` give at least one address, and at most [`MAX_ADDRESSES`].
 fn check(name: &str, families: &[Answered]) -> Result<(), NameError> {
     let answered = || {
         families
@@ -190,7 +191,7 @@ fn parse_name(text: &str) -> Result<Name, NameError> {
     Ok(name)
 }
 
-/// Returns a clause about `target`, to which the aliases of `name` lead and which has no addresses, for display.
+/// Returns a clause for a message: the aliases of `name` end at `target`, which has no addresses.
 ///
 /// The clause is empty if the name has no aliases.
 fn aliases(name: &str, target: &str) -> String {

@@ -1,4 +1,5 @@
-//! Compiles prefixes to a range table: the roots and the pool in which the kernel program looks up sources. Pure.
+//! Compiles prefixes to a range table: the roots and the pool in which the kernel program looks up source addresses.
+//! Pure.
 //!
 //! `allowlist_common::ranges` defines the encoding. Invariant: the id of an address is that of the longest prefix that
 //! contains it, or 0 if none does. Prefixes must be sorted by (address, length), as compiled.
@@ -125,7 +126,8 @@ pub fn part_v6(prefixes: &[(Ipv6Net, Grant)], address: u128, words: usize) -> Pa
     }
 }
 
-/// Returns the ranges of `prefixes`, cut to the addresses of the root entry that begins at the address `first`.
+/// Returns the ranges of the sorted `prefixes`, cut to the addresses of the root entry that begins at the address
+/// `first`.
 fn within<P: Prefix>(
     prefixes: &[(P, Grant)],
     first: P::Address,

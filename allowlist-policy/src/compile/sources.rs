@@ -188,7 +188,8 @@ pub(super) fn add_wider<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
     }
 }
 
-/// Assigns a grant to each set of sources; a set that an earlier generation had keeps its match id.
+/// Assigns a grant (the kernel services that it reaches, and a match id) to each set of sources; a set that an earlier
+/// generation had keeps its match id.
 pub(super) struct Matches<'a> {
     /// The kernel services that each source may reach, as bits, by the index of the source in the policy.
     reach: Vec<u64>,

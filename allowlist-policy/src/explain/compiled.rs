@@ -106,8 +106,8 @@ impl judge::Tables for OnInterface<'_> {
         self.services().counter_id(service)
     }
 
-    /// Returns the grant of the longest prefix that contains `source`, or `None`; makes one binary search per prefix
-    /// length.
+    /// Returns the grant (reachable services and match id) of the longest prefix that contains the address `source`, or
+    /// `None` if no prefix contains it. Makes one binary search per prefix length.
     fn grant(&self, source: &Address) -> Option<Grant> {
         match IpAddr::from(*source) {
             IpAddr::V4(address) => (0..=32).rev().find_map(|length| {

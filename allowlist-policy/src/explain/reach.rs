@@ -1,11 +1,11 @@
-//! The decisions about all ports for one source, grouped into few rows. Pure.
+//! The decisions about all ports for one source address, grouped into few rows. Pure.
 
 use allowlist_common::judge::Decision;
 use allowlist_common::verdict::Reason;
 
 use super::Target;
 
-/// One decision about packets of a source, with all targets that have it.
+/// One decision about packets from one source address, with all targets that have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The verdict, its reason and the service for these targets.

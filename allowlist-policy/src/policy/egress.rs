@@ -12,7 +12,8 @@ use super::{Mode, Policy, Ports, Service, Source};
 /// The egress policy of a configuration: `[egress]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
-    /// Whether calls are refused (enforce), or decisions are only counted (observe); apart from the mode for packets.
+    /// Whether calls are refused (enforce), or decisions are only counted (observe); independent of the mode for
+    /// packets.
     pub mode: Mode,
     /// The verdict for destinations that no rule allows; [`Verdict::Drop`] refuses the call.
     pub default: Verdict,
@@ -20,7 +21,7 @@ pub struct Egress {
     pub errno: Refusal,
     /// The resolvers that programs may query; empty for the resolvers that this host is configured with.
     pub resolvers: Vec<SocketAddr>,
-    /// The time servers (NTP) that programs may query.
+    /// The time servers (NTP) that programs may query; empty for none.
     pub time_servers: Vec<IpAddr>,
     /// The cgroups whose programs are subject to the policy; empty for the root of cgroup v2, so for all programs.
     pub cgroups: Vec<PathBuf>,
@@ -59,7 +60,8 @@ impl Egress {
             .find(|rule| rule.to.contains(&source.name))
     }
 
-    /// Returns the units that rules name, sorted. The index of a unit plus one is the row of its programs in the kernel.
+    /// Returns the units (slices or cgroups) that rules name, sorted and distinct. The index of a unit plus one is the
+    /// index of its row in [`allowlist_common::abi::ServiceTable::interfaces`].
     pub fn units(&self) -> Vec<String> {
         let named = self.rules.iter().flat_map(|rule| &rule.units);
         named
@@ -69,8 +71,9 @@ impl Egress {
             .collect()
     }
 
-    /// Returns the policy as it is compiled: each rule as a service that the destinations may be reached by, in which
-    /// units take the place of interfaces. A rule for a unit applies to the named units in it, too.
+    /// Returns the policy in the form that is compiled: each rule as a service, its destinations as the allowed
+    /// sources, and its units as interfaces. A rule for a unit also applies to the units inside it that other rules
+    /// name.
     pub fn as_services(&self, sources: &[Source]) -> Policy {
         let all = self.units();
         let services = self.rules.iter().map(|rule| Service {
@@ -107,7 +110,7 @@ pub fn unit_path(unit: &str) -> PathBuf {
     path
 }
 
-/// Returns whether a unit's cgroup is, or contains, that of another unit.
+/// Returns whether the cgroup of `unit` is, or contains, that of the unit `other`.
 fn contains(unit: &str, other: &str) -> bool {
     unit_path(other).starts_with(unit_path(unit))
 }

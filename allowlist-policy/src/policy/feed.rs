@@ -26,7 +26,8 @@ pub struct Feed {
     pub validators: Vec<Validator>,
     /// Notes for the operator about this list, such as rows that are marked as deprecated.
     pub notes: Vec<String>,
-    /// The changes of the list within the growth window, newest first, from which earlier lists can be restored.
+    /// The changes of the list within the growth window ([`super::Gate::growth_window`]), newest first, from which
+    /// earlier lists can be restored.
     pub changes: Vec<PastChange>,
     /// The time of the origin's last answer, also if the gate rejected its list. The ages in `changes` and `grace` are
     /// relative to this time.
@@ -38,9 +39,9 @@ pub struct Feed {
 /// Ages grow by the time between answers and contain no time of day, so setting the clock does not change them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PastChange {
-    /// The age of the newest change in this entry, in seconds.
+    /// The age of the newest change in this entry, in seconds, as of [`Feed::answered`].
     pub seconds: u64,
-    /// The age of the oldest change in this entry, in seconds.
+    /// The age of the oldest change in this entry, in seconds, as of [`Feed::answered`].
     pub oldest_seconds: u64,
     /// The prefixes that these changes together added to the list; sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -61,8 +62,9 @@ pub struct GracePrefix {
     pub prefix: IpNet,
     /// The end of the prefix's grace period.
     pub until: Timestamp,
-    /// The time since the prefix left the list, in seconds; it grows like the ages of [`PastChange`]. `u64::MAX` if the
-    /// operator has accepted a list since then: the gate then treats the prefix as older than the growth window.
+    /// The time since the prefix left the list, in seconds, as of [`Feed::answered`]; it grows like the ages of
+    /// [`PastChange`]. `u64::MAX` if the operator has accepted a list since then: the gate then treats the prefix as
+    /// older than the growth window.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub seconds: u64,
 }

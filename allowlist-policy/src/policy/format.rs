@@ -42,7 +42,8 @@ pub struct Json {
     pub selects: Vec<Select>,
     /// How a selected JSON node is converted to prefixes.
     pub item: Item,
-    /// The conditions on members of a JSON document; in JSON lines, only lines that meet every condition are read.
+    /// The conditions on members of a document; only documents that meet every condition are read. Used for JSON lines,
+    /// where each line is a document.
     pub filter: Vec<Condition>,
 }
 
@@ -114,13 +115,14 @@ pub enum Column {
 /// The part of a web page or Markdown page that contains the list. An absent field does not restrict the part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// The pattern of the heading above the list.
+    /// The pattern of the heading above the list; `None` for any heading or none.
     pub section: Option<Pattern>,
-    /// The pattern of a table row's first cell, of the label of a list item or paragraph, or of a column header.
+    /// The pattern of a table row's first cell, of the label of a list item or paragraph (the text before its
+    /// prefixes), or of a column header; `None` for all of them.
     pub region: Option<Pattern>,
-    /// The pattern of a column header.
+    /// The pattern of the header of the table column to read; `None` for all columns.
     pub column: Option<Pattern>,
-    /// The pattern of the table rows, list items and paragraphs to skip.
+    /// The pattern of the table rows, list items and paragraphs to skip; `None` to skip none.
     pub exclude_row: Option<Pattern>,
     /// Whether code blocks of the page are skipped.
     pub exclude_code: bool,

@@ -33,7 +33,7 @@ pub struct Source {
     pub grace: Duration,
     /// The time since the last successful fetch after which the list is stale. A stale list stays active.
     pub max_age: Duration,
-    /// A warning that the operator is shown whenever the source is used, if there is one.
+    /// A warning that the operator is shown whenever the source is used; `None` if there is nothing to warn about.
     pub warning: Option<String>,
 }
 
@@ -92,7 +92,8 @@ pub struct Http {
     /// The pattern that finds the link to the list in a web page, if `urls` are such pages; `None` if `urls` are the
     /// lists themselves.
     pub discover: Option<Pattern>,
-    /// Whether the link with the latest date is followed if `discover` matches several links.
+    /// Whether the link with the latest date is followed if `discover` matches several links; if false, several are an
+    /// error.
     pub newest: bool,
     /// The patterns that select files of a ZIP archive by name; each must match a file. Empty if the response is no
     /// archive.
@@ -103,15 +104,16 @@ pub struct Http {
     pub bearer_file: Option<PathBuf>,
     /// Whether plain HTTP to hosts other than loopback is allowed.
     pub allow_plain_http: bool,
-    /// The path of a file with PEM certificates to trust, in addition to those of the system unless `ca_only` is set.
+    /// The path of a file with PEM certificates to trust, in addition to those of the system unless `ca_only` is set;
+    /// `None` to trust only those of the system.
     pub ca_file: Option<PathBuf>,
     /// Whether only the certificates of `ca_file` are trusted, and not those of the system.
     pub ca_only: bool,
-    /// Whether redirects and links of a public server may lead to a private address.
+    /// Whether redirects and links of a public server may lead to a private address; if false, the fetch then fails.
     pub allow_private: bool,
-    /// The timeout of one request, from connecting to the last byte of the body.
+    /// The timeout of one request with its redirects, from connecting to the last byte of the body.
     pub timeout: Duration,
-    /// The maximum size of a response body in bytes, before and after decompression.
+    /// The maximum size of a response body in bytes, before and after decompression; a larger one is an error.
     pub max_bytes: u64,
 }
 
@@ -146,27 +148,30 @@ pub struct Secret(pub String);
 /// The requirements that the gate checks before it accepts a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// The minimum number of prefixes in the list.
+    /// The minimum number of prefixes in the list; 0 allows an empty list.
     pub min: usize,
     /// The maximum number of prefixes in the list; `None` for no maximum.
     pub max: Option<usize>,
-    /// The prefixes that the list must cover.
+    /// The prefixes that the list must cover; empty for no such requirement.
     pub must_cover: Vec<IpNet>,
     /// The minimum length of an IPv4 prefix; a shorter one covers more addresses and is rejected.
     pub min_prefix_len_v4: u8,
     /// The minimum length of an IPv6 prefix; a shorter one covers more addresses and is rejected.
     pub min_prefix_len_v6: u8,
-    /// Whether the list may have private, documentation and other special-use addresses.
+    /// Whether the list may have private, documentation and other special-use addresses; if false, a list with one is
+    /// rejected.
     pub allow_special_use: bool,
-    /// The maximum part of the covered addresses that the list may lose, in thousandths.
+    /// The maximum part of the covered addresses that the list may lose, in thousandths; a larger loss is rejected,
+    /// except that of few prefixes of a small list.
     pub max_shrink: u16,
-    /// The maximum gain of covered addresses, in thousandths of the earlier number: 1000 allows a list to double.
+    /// The maximum gain of covered addresses, in thousandths of the earlier number: 1000 allows a list to double. Small
+    /// gains are always allowed.
     pub max_growth: u32,
     /// The time over which `max_shrink` and `max_growth` limit all changes together: a new list is compared with the
     /// list that was active this long ago, besides the last list. `max_growth` also compares with the smallest number
     /// of addresses that were active in this time.
     pub growth_window: Duration,
-    /// The maximum number of addresses that the list may cover.
+    /// The maximum number of addresses that the list and its grace prefixes may cover.
     pub max_addresses: PerFamily,
     /// The number of covered addresses from which the list gets a note for the operator.
     pub notable_addresses: PerFamily,

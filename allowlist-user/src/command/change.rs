@@ -20,7 +20,8 @@ use crate::report;
 use crate::report::rejected_text;
 use crate::session;
 
-/// The maximum number of prefixes in one request: about as many as the daemon's limit in bytes has room for.
+/// The maximum number of prefixes from standard input in one request, for which the daemon's limit in bytes has room;
+/// more are an error.
 const MOST: usize = 200_000;
 
 /// Returns the options of a change from the command line, with the session of this process for the lockout check.

@@ -113,7 +113,8 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
     }
 }
 
-/// Returns one error for all failures: the first one, and a line with its own code for each other one.
+/// Returns one error for all failures: the first one, and a line with its own code for each other one. `None` without
+/// failures.
 fn joined(failures: Vec<CodedError>) -> Option<CodedError> {
     failures.into_iter().reduce(|mut all, failure| {
         all.error += &format!("\n{}", error_text(&failure.into()));

@@ -38,7 +38,7 @@ fn key_at(text: &str, at: usize) -> Option<&str> {
     (starts_a_line && !key.is_empty() && key.chars().all(is_bare)).then_some(key)
 }
 
-/// The mistakes found so far: each with its position in the text, its key and the message.
+/// The mistakes found so far: each with its byte offset in the text, its key and the message.
 #[derive(Default)]
 pub(in crate::config) struct Problems(Vec<(usize, String, String)>);
 
@@ -77,7 +77,7 @@ impl Problems {
     }
 }
 
-/// A value of the document, with its path of keys and its position in the text.
+/// A value of the document, with its path of keys and its byte offset in the text.
 pub(in crate::config) struct Node<'d> {
     pub(in crate::config) key: String,
     pub(in crate::config) at: usize,
@@ -177,7 +177,7 @@ impl<'d> Node<'d> {
     }
 }
 
-/// A table of the document, with its path of keys and its position in the text: that of the table's name, if it has
+/// A table of the document, with its path of keys and its byte offset in the text: that of the table's name, if it has
 /// one.
 pub(in crate::config) struct Table<'d> {
     pub(in crate::config) key: String,

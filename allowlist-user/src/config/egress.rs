@@ -18,7 +18,8 @@ use super::read::{
 };
 use super::{Config, nearest};
 
-/// The maximum number of units in all rules: the kernel's rows, without the row of all other programs.
+/// The maximum number of units in all rules together: the kernel's table has one row for each, and one for all other
+/// programs.
 const MAX_UNITS: usize = MAX_INTERFACES as usize - 1;
 /// The port of name servers.
 const DNS: u16 = 53;
@@ -351,7 +352,7 @@ fn states_direction(root: &Table, name: &str) -> bool {
     })
 }
 
-/// Reads the units of a rule. `all` has the units of the rules before, and gets those of this rule.
+/// Reads the units of a rule, and adds them to `all`, which has the units of the earlier rules.
 fn read_units(node: &Node, all: &mut BTreeSet<String>, problems: &mut Problems) -> Vec<String> {
     if node.is_empty_array() {
         node.wrong(

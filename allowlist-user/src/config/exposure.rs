@@ -64,8 +64,8 @@ impl Config {
         services.any(|service| is_filtered(service) && service.ports.iter().any(covers))
     }
 
-    /// Returns the source names of each service and each egress rule, with the warning for sources that together cover
-    /// all addresses of a family.
+    /// Returns the source names of each service and each egress rule, with the first words of the warning if these
+    /// sources together cover all addresses of a family.
     pub(super) fn source_users(&self) -> impl Iterator<Item = (String, &[String])> {
         let services = self.policy.services.iter().map(|service| {
             let open = format!("services.{} is open to everyone", service.name);

@@ -140,7 +140,7 @@ pub(super) fn read_sources(root: &Table, folder: &Path, problems: &mut Problems)
 /// Returns the source `name` for a provider of the catalogue.
 ///
 /// # Errors
-/// A parameter is missing or invalid.
+/// Fails if a parameter is missing or invalid.
 pub fn provided(
     name: &str,
     provider: &Provider,
@@ -403,13 +403,13 @@ fn read_regions(
     })
 }
 
-/// Whether a URL may be plain HTTP to another host.
+/// Whether the URL of another host may be plain HTTP instead of https.
 #[derive(Clone, Copy)]
 enum PlainHttp {
     Allowed,
-    /// The source does not have `allow_plain_http = true`.
+    /// Plain HTTP is an error, which `allow_plain_http = true` in the source would permit.
     Refused,
-    /// There is no such key beside the URL.
+    /// Plain HTTP is an error, and no key permits it, such as for the URL of a webhook.
     Never,
 }
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::audit::Actor;
 use crate::error_code::ApiError;
 
-/// The maximum length of a request's body in bytes, enough for about 200,000 prefixes.
+/// The maximum length of a request's body in bytes, enough for about 200,000 prefixes; a longer body is refused.
 const LONGEST: usize = 32 << 20;
 /// The length in bytes up to which a body is read without a permit.
 const SMALL: usize = 64 << 10;

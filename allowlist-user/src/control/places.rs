@@ -12,7 +12,7 @@ const FOR_ROOT: usize = 16;
 /// The maximum number of concurrent connections of one user other than root.
 const OF_ONE_USER: usize = 16;
 
-/// The number of open connections by user id, which limits further ones.
+/// The number of open connections by user id; a user without connections has no entry.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places(Arc<Mutex<HashMap<u32, usize>>>);
 

@@ -81,7 +81,7 @@ pub struct Control {
     live: watch::Sender<DaemonStatus>,
     rejected: watch::Sender<Arc<RejectedLists>>,
     group: watch::Sender<Option<Gid>>,
-    /// The name of `group`.
+    /// The name of the group whose members have access besides root; `None` for root alone.
     admitted: Option<String>,
     requests: mpsc::Receiver<QueuedRequest>,
     server: JoinHandle<()>,
@@ -336,13 +336,15 @@ async fn change(
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct About {
-    /// For `log`: the number of entries, counted from the newest.
+    /// For `log`: the number of newest entries to show; `None` for all entries.
     count: Option<usize>,
-    /// For `explain`: the source address of the packet; `port` and `iface` are its destination and interface.
+    /// For `explain`: the source address of the packet, which is required; `port` is its destination, `iface` its
+    /// interface.
     address: Option<String>,
     port: Option<Target>,
     iface: Option<String>,
-    /// For `list`: the address, prefix or source to select; `service` selects the prefixes of that service.
+    /// For `list`: the address, prefix or source to select, `None` for all; `service` selects the prefixes of that
+    /// service.
     only: Option<String>,
     service: Option<String>,
 }

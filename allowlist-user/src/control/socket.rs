@@ -15,12 +15,13 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, chown, getegid};
 use tokio::net::{UnixListener, UnixSocket};
 
-/// The maximum length of a path in a `sockaddr_un`, without the final zero.
+/// The maximum length of a path in a `sockaddr_un`, in bytes, without the terminating NUL.
 const MAX_PATH: usize = 107;
 /// The length of the kernel's queue of connections that are not accepted yet.
 const BACKLOG: u32 = 128;
-/// The bits of a directory's mode by which its group, and all other users, can enter it.
+/// The bit of a directory's mode that lets its group enter the directory.
 const GROUP_ENTERS: u32 = 0o010;
+/// The bit of a directory's mode that lets all users enter the directory who are not in its group.
 const OTHERS_ENTER: u32 = 0o001;
 
 /// Listens on a socket at `path`, which only root can use. Creates a missing directory (mode 0700), and replaces the

@@ -20,9 +20,9 @@ use crate::error_code::ApiError;
 use crate::journal::Change;
 use crate::operation::{Operation, Prefixes};
 
-/// The longest time to live of an added prefix.
+/// The longest time to live of an added prefix; a request with a longer one is refused.
 const LONGEST_TTL: Duration = Duration::from_hours(24 * 3660);
-/// The longest note of an added prefix, in characters: it is stored with each prefix and printed in one line.
+/// The longest note of an added prefix, in characters, since it is stored with each prefix; a longer one is refused.
 const LONGEST_NOTE: usize = 200;
 /// The maximum number of errors in one answer; the rest are counted.
 const SHOWN: usize = 20;
@@ -323,7 +323,8 @@ fn require_note(note: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Refuses a prefix that is so wide that its length is probably a typing mistake, such as /2 for /24.
+/// Refuses a prefix that is wider than the gate's default limit, so that its length is probably a typing mistake, such
+/// as /2 for /24.
 fn require_narrow(prefix: IpNet) -> Result<(), ApiError> {
     let gate = Gate::default();
     let least = match prefix {

@@ -73,7 +73,8 @@ impl Expiries {
         self.added = left.map(|left| Instant::now() + left);
     }
 
-    /// Returns the time at which the next added prefix expires, or at which a failed expiry is repeated.
+    /// Returns the time at which the next added prefix expires, or at which a failed expiry is repeated; `None` if no
+    /// added prefix has a time to live.
     pub(super) fn next(&self) -> Option<Instant> {
         self.added.map(|added| added.max(self.retry_after))
     }

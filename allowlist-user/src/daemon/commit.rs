@@ -31,7 +31,7 @@ use crate::session;
 pub(super) struct Transaction {
     /// The state after the change.
     pub(super) next: EffectiveState,
-    /// The record of the change for the journal; `None` for changes of lists, which the journal does not have.
+    /// The record of the change for the journal; `None` for a change that makes no policy, such as that of a list.
     pub(super) record: Option<Change>,
     /// Whether the change becomes active if the record cannot be written.
     pub(super) durability: Durability,
@@ -61,9 +61,9 @@ impl Transaction {
 /// The result of a transaction.
 #[derive(Debug, Default)]
 pub(super) struct Committed {
-    /// A line for each change that reports show.
+    /// A line for each difference that reports show.
     pub(super) changes: Vec<String>,
-    /// The warning that the journal lacks the change.
+    /// The warning that the change is active but could not be written to the journal; `None` without such a failure.
     pub(super) warning: Option<String>,
     /// The deadline of the confirmation; `None` if none is needed.
     pub(super) confirm_until: Option<Timestamp>,
@@ -212,7 +212,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Returns the generation to publish for the state `next`.
+    /// Returns the generation to publish for the state `next`. With `forgets_counts`, the counters restart at 0.
     pub(super) fn publication(
         &self,
         next: &EffectiveState,

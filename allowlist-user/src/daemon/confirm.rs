@@ -56,7 +56,8 @@ impl Pending {
         })
     }
 
-    /// Returns the refusal of another change. `then` is the end of its remedy: what to do after this change.
+    /// Returns the error for a request of another change while this one is pending. `then` ends the message, and states
+    /// what to do once this change is confirmed or rolled back.
     pub(super) fn refusal(&self, then: &str) -> ApiError {
         let left = self.deadline.saturating_duration_since(Instant::now());
         ApiError::new(

@@ -27,7 +27,7 @@ const DNS: u16 = 53;
 const NTP: u16 = 123;
 /// The file with this host's resolvers (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// The maximum size of [`RESOLV_CONF`] that is read, in bytes.
+/// The maximum size of [`RESOLV_CONF`], in bytes; no resolver is read from a larger file.
 const MAX_RESOLV_CONF: u64 = 1 << 16;
 
 /// Returns the egress policy of a state for the kernel; `None` if it has none.

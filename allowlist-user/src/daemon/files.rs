@@ -39,7 +39,8 @@ struct Touched {
 /// A watched file.
 struct Watched {
     path: PathBuf,
-    /// The target of the file's symbolic link when the watch was set up; `None` if the file is no link.
+    /// The file's path with all symbolic links resolved when the watch was set up; `None` if the path has no link, or
+    /// the file was missing.
     target: Option<PathBuf>,
 }
 
@@ -99,7 +100,7 @@ impl Files {
         }
     }
 
-    /// Waits for written, renamed or removed files, and returns them.
+    /// Waits until watched files were written, renamed or removed, and returns their paths.
     pub(super) async fn touched(&self) -> BTreeSet<PathBuf> {
         loop {
             let files = std::mem::take(&mut *lock(&self.touched.files));

@@ -26,7 +26,7 @@ const DISK: Duration = Duration::from_secs(2);
 /// Which sources are fetched at the start of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fetch {
-    /// Sources without a last-good list, and all files.
+    /// Sources without a last-good list, and all file sources.
     Missing,
     /// No source: only the lists in the configuration and on disk are used.
     None,
@@ -38,9 +38,10 @@ pub(super) type Late = UnboundedSender<(Source, Feed)>;
 /// The lists at the start of a policy, and what happened when they were read or fetched.
 pub(super) struct InitialLists {
     pub(super) lists: SourceStates,
-    /// The sources whose lists differ from those on disk, or are in files of an older format.
+    /// The sources whose lists must be stored on disk again: they differ from those on disk, or their files have an
+    /// older format.
     pub(super) fetched: Vec<Source>,
-    /// The changes since the lists on disk; the events have no generation yet.
+    /// The changes since the lists on disk; the events have no generation number yet.
     pub(super) events: Vec<Event>,
     /// The names of the sources without a list, each with the reason.
     pub(super) missing: Vec<(String, String)>,

@@ -20,7 +20,7 @@ use crate::worker::Worker;
 /// The thread of the data plane, and what this process has published last.
 pub(super) struct Kernel {
     thread: Worker<Dataplane>,
-    /// The number of the active generation after the last command.
+    /// The number of the active generation after the last command; 0 before the first publish.
     generation: Arc<AtomicU32>,
     /// The names behind the ids of the kernel's counters.
     pub(super) ids: KnownIds,
@@ -31,13 +31,13 @@ pub(super) struct Kernel {
     pub(super) is_behind: bool,
     /// The tables that this process published last; `None` before its first publish.
     pub(super) tables: Option<Arc<Tables>>,
-    /// By interface name: the interface's index at the last publish.
+    /// By name: the index that each configured interface had at the last publish. Missing interfaces have no entry.
     pub(super) published_on: BTreeMap<String, u32>,
 }
 
 impl Kernel {
-    /// Starts the thread of the data plane, which opens the maps. Returns the handle, and the metadata of the generation
-    /// whose counters the kernel has, as far as it is known.
+    /// Starts the thread of the data plane, which opens the maps. Returns the handle, and the metadata of the
+    /// generation whose counters the kernel has, empty if it is unknown.
     pub(super) async fn open(
         paths: &Paths,
         max_flows: Option<u32>,

@@ -83,8 +83,9 @@ impl Daemon {
         }
     }
 
-    /// Handles a last-good list that was read after the time limit. A list that was fetched meanwhile was evaluated as
-    /// the first one; it is evaluated again as the successor of the last-good list.
+    /// Handles a last-good list that was read after the time limit: activates it if no list was fetched meanwhile. A
+    /// list that was fetched meanwhile had no predecessor, so the gate evaluates it again as the successor of the
+    /// last-good list.
     pub(super) async fn take_late_list(&mut self, source: &Source, feed: Feed) {
         let name = &source.name;
         if self.state.policy().source(name) != Some(source) {

@@ -87,7 +87,7 @@ impl Daemon {
         self.note_refreshed(&source.name);
     }
 
-    /// Returns the consequence of a failed fetch of source `name`, for the log.
+    /// Returns the text that states what follows from a failed fetch of source `name`, for the log.
     fn instead(&self, name: &str) -> &'static str {
         if self.state.sources().feed(name).is_some() {
             "the last-good list stays active"
@@ -96,7 +96,8 @@ impl Daemon {
         }
     }
 
-    /// Records and logs a list that the gate rejected, and stores the source's list again.
+    /// Records and logs a list that the gate rejected, and stores the source's active list with its newer ages on disk,
+    /// at most every 10 minutes.
     pub(super) fn refuse(&mut self, source: &Source, refused: RejectedUpdate, now: Timestamp) {
         let name = &source.name;
         let reason = refused.reason(source);
@@ -114,10 +115,11 @@ impl Daemon {
         self.emit_events(events);
     }
 
-    /// Activates the list in `proposal`, which passed the gate, together with `lists`, and stores it on disk. Returns
-    /// the events of the change.
+    /// Activates `lists` with the list in `proposal`, which passed the gate, and stores that list on disk. Returns the
+    /// events of the change.
     ///
-    /// A list that does not fit the tables is rejected as by the gate. With `options`, does the lockout check first.
+    /// A list that does not fit the tables is rejected as by the gate. With `options`, the lockout check must pass
+    /// first.
     pub(super) async fn adopt(
         &mut self,
         source: &Source,
@@ -174,8 +176,8 @@ impl Daemon {
         Ok(events)
     }
 
-    /// Accepts the rejected list of source `name` that has this id; without an id, refuses, and the error names the
-    /// present id.
+    /// Accepts the rejected list of source `name` if it has the id `id`. Without an id, refuses, and the error names
+    /// the id of the rejected list.
     pub(super) async fn accept(
         &mut self,
         name: &str,
@@ -251,7 +253,8 @@ impl Daemon {
         })
     }
 
-    /// Returns the time of the wall clock. If that clock was stepped, first shifts all stored times by the step.
+    /// Returns the time of the wall clock. If that clock was stepped forward, first shifts the times of all lists by
+    /// the step.
     pub(super) fn now(&mut self) -> Timestamp {
         let (now, step) = self.expiries.read_clock();
         if let Some(step) = step {
@@ -328,7 +331,7 @@ impl Daemon {
         self.store_meta().await;
     }
 
-    /// Appends events of the active generation to the history, and passes them to the hook. Failures are logged.
+    /// Appends events of the active generation to the event log, and passes them to the hook. Failures are logged.
     pub(super) fn emit_events(&self, events: Vec<Event>) {
         let generation = self.kernel.generation();
         for event in events {

@@ -206,7 +206,8 @@ impl Daemon {
         }
     }
 
-    /// Logs the result of a reload, and sends it to the client, if any. `policy` is the number of the new policy.
+    /// Logs the result of a reload, and sends it to the client, if any. `policy` is the number of the new policy;
+    /// `None` if the reload made none.
     fn answer_reload(
         &mut self,
         requester: Option<Requester>,
@@ -328,8 +329,8 @@ impl Daemon {
         suppressed_config_crc(&said, written)
     }
 
-    /// Activates a change that has another configuration, using only local lists. `number` is the restored policy, for
-    /// the notes of the answer.
+    /// Activates a change that has another configuration, using only local lists. `number` is the policy that a client
+    /// restores, for the notes of the answer; `None` at the rollback of an unconfirmed change.
     pub(super) async fn replace(
         &mut self,
         change: Change,
@@ -383,7 +384,8 @@ impl Daemon {
         ))
     }
 
-    /// Activates a configuration as a whole. With `is_strict`, a missing list and a failing disk are errors.
+    /// Activates a configuration as a whole. With `is_strict`, a missing list and a failing disk are errors, otherwise
+    /// only warnings.
     async fn activate_next(
         &mut self,
         next: NextConfig,

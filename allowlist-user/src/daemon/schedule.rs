@@ -13,12 +13,12 @@ use super::files::Files;
 use crate::config::Config;
 use crate::effective::EffectiveState;
 
-/// The delay between the first write to a file and the read of that file; each further write extends it.
+/// The time after the last write to a file until the file is read, at most [`LONGEST_SETTLE`] after the first write.
 const SETTLE: Duration = Duration::from_millis(300);
 /// The longest delay between the first write to a file and its read, even if the file is written repeatedly.
 const LONGEST_SETTLE: Duration = Duration::from_secs(5);
 
-/// The delay before the fetch after a first failure; doubles with each further failure.
+/// The delay before the fetch after a first failure; doubles with each further failure, up to the source's `every`.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
 /// The longest delay of a fetch that a server's Retry-After header can cause.
 const LONGEST_WAIT: Duration = Duration::from_hours(24);
@@ -37,7 +37,8 @@ pub(super) enum Ready {
 #[derive(Default)]
 pub(super) struct Schedule {
     fetches: Fetches,
-    /// By source name: the time of the next fetch. Sources that cannot change have no entry.
+    /// By source name: the time of the next fetch. A source that cannot change has no entry; the start of a fetch
+    /// removes the entry, and its end adds the next.
     due: BTreeMap<String, Instant>,
     /// By source name: the time of the first write to the source's file since the file was last read.
     writing: BTreeMap<String, Instant>,
@@ -110,7 +111,8 @@ impl Schedule {
         self.fetches.is_running(name)
     }
 
-    /// Returns the earliest time of a scheduled fetch, without the sources that are being fetched.
+    /// Returns the earliest time of a scheduled fetch, without the sources that are being fetched; `None` if there is
+    /// none.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let waiting = self.due.iter().filter(|(name, _)| !self.is_running(name));
         waiting.map(|(_, due)| *due).min()
@@ -121,7 +123,7 @@ impl Schedule {
         self.due.iter().map(|(name, due)| (name, *due))
     }
 
-    /// Schedules the next fetch of each source by the age of its list. With `is_start`, files are due at once.
+    /// Schedules the next fetch of each source by the age of its list. With `is_start`, file sources are due at once.
     pub(super) fn schedule_all(&mut self, state: &EffectiveState, is_start: bool) {
         let (now, clock) = (Instant::now(), Timestamp::now());
         let used = state.config().policy.used_sources();
@@ -158,8 +160,8 @@ impl Schedule {
     }
 }
 
-/// Returns the delay before the next fetch after a success. `again` is the delay that the source requested, if any;
-/// `chance` is a random number from 0 to 1.
+/// Returns the delay before the next fetch after a success. `again` is the delay that the source requested, if any, and
+/// counts if it is shorter than the source's `every`. `chance` is a random number from 0 to 1.
 pub(super) fn after_success(source: &Source, again: Option<Duration>, chance: f64) -> Duration {
     let every = again.map_or(source.every, |again| again.min(source.every));
     with_jitter(every, chance)

@@ -84,7 +84,7 @@ impl SelfCheck {
 }
 
 impl Daemon {
-    /// Returns the differences between the kernel and the published state.
+    /// Returns the differences between the kernel and the published state, except for removed and replaced interfaces.
     pub(super) async fn compare(&self) -> Result<Vec<Difference>> {
         let pin_dir = self.options.paths.pin_dir.clone();
         let compare = move |_: &mut _| View::open(&pin_dir)?.self_check_now();

@@ -32,8 +32,8 @@ type Modes = (Mode, Mode);
 impl StartPlan {
     /// Returns the plan of a start with the configuration `typed` and the journal's policies `known`.
     ///
-    /// `waits` is whether the newest change is still pending; `modes` returns the modes of a configuration, or `None` if
-    /// it is invalid.
+    /// `waits` is whether the newest change is still pending in the kernel; `modes` returns the modes of a
+    /// configuration, or `None` if it is invalid.
     pub(super) fn new(
         typed: ConfigText,
         known: &PolicyHistory,

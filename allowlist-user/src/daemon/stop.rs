@@ -61,8 +61,8 @@ impl Daemon {
             .await
     }
 
-    /// Returns whether the filter was detached by `allowlist detach`, which ends the daemon. Restores pins that were
-    /// lost otherwise.
+    /// Returns whether the filter was detached by `allowlist detach`, which ends the daemon. Pins that were lost in
+    /// another way are restored.
     ///
     /// # Errors
     /// Fails if the pin directory cannot be restored, or if a failed change of this process has detached the filter.

@@ -1,7 +1,7 @@
 //! The daemon's files: the journal, the event log and the last-good lists.
 //!
-//! Invariants: a grant is in the journal before it is active; without the disk, everything else continues in memory
-//! and is logged.
+//! Invariants: a change with [`Durability::Required`] is in the journal before it is active; without the disk,
+//! everything else continues in memory and is logged.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

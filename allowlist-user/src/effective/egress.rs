@@ -67,7 +67,7 @@ fn settings(old: &Egress, new: &Egress, lines: &mut Lines) {
     lines.set("egress cgroups", &paths(cgroups), &paths(&new.cgroups));
 }
 
-/// Returns the default as the configuration writes it.
+/// Returns the default verdict of the egress policy as the configuration spells it.
 fn default(egress: &Egress) -> &'static str {
     match egress.default {
         allowlist_policy::Verdict::Pass => "pass",

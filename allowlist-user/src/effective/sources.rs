@@ -37,7 +37,8 @@ pub(super) fn compare(old: &EffectiveState, new: &EffectiveState, lines: &mut Li
     }
 }
 
-/// Returns the active prefixes of a source in this state, sorted; `None` if the source has no list yet.
+/// Returns the active prefixes of a source in this state, sorted if it has a list; `None` if the source has no list
+/// yet.
 fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
     match (&source.origin, state.sources.feed(&source.name)) {
         (_, Some(feed)) => Some(feed.sorted_active()),
@@ -48,7 +49,7 @@ fn prefixes(state: &EffectiveState, source: &Source) -> Option<Vec<IpNet>> {
     }
 }
 
-/// Returns whether two states share one list.
+/// Returns whether both lists are the same object, so that their prefixes need no comparison.
 fn is_shared(old: Option<&Arc<Feed>>, new: Option<&Arc<Feed>>) -> bool {
     matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new))
 }

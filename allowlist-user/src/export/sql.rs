@@ -7,9 +7,9 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{Export, ExportError, is_plain_word, lines};
 
-/// The maximum length of a user's name in `MySQL`; that of `MariaDB` is higher.
+/// The maximum length of a user's name in `MySQL`, in bytes; that of `MariaDB` is higher.
 const LONGEST_USER: usize = 32;
-/// The maximum length of a database's name in both servers.
+/// The maximum length of a database's name in both servers, in bytes.
 const LONGEST_DATABASE: usize = 64;
 /// The length of an IPv6 prefix that can be the host of an account: only a single address can.
 const WHOLE_V6: u8 = 128;

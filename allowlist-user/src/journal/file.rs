@@ -23,7 +23,7 @@ const FILE: &str = "journal.v2.jsonl";
 ///
 /// A line is JSON with a checksum, which is that of the content after it was decoded and encoded again.
 const OLDER_FILE: &str = "ledger.v1.jsonl";
-/// The maximum size of the journal's file, in bytes.
+/// The maximum size of the journal's file, in bytes. A line that would exceed it is not written, and its change fails.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// A line of the journal's file, without its checksum.
@@ -36,7 +36,7 @@ pub(super) enum Line {
     Change { number: u64, change: Box<Change> },
     /// The policy with this number was confirmed.
     Confirmed { number: u64 },
-    /// The added prefixes that expired, and the time of the expiry.
+    /// The added prefixes that expired, each with the name of its service, and the time of the expiry.
     Expired {
         time: Timestamp,
         additions: Vec<(IpNet, String)>,
@@ -77,24 +77,25 @@ impl Line {
     }
 }
 
-/// Decodes a line; returns `None` if it is damaged.
+/// A function that decodes a line; `None` if the line is damaged.
 type Decode = fn(&[u8]) -> Option<Line>;
 
 /// The open file of the journal.
 #[derive(Debug)]
 pub(super) struct File {
     path: PathBuf,
-    /// The number of edits of added prefixes in the file.
+    /// The number of edits of added prefixes in the file, including the prefixes of [`Line::Base`].
     edits: usize,
-    /// The length of the file before its last line; `None` if that line is permanent.
+    /// The length in bytes to which [`Self::undo_last`] truncates the file; `None` if no line can be removed.
     before: Option<u64>,
     /// Whether the file could not be read, in which case nothing is appended to it.
     is_unread: bool,
-    /// The state directory and the lines of the [`OLDER_FILE`], until they are in the file.
+    /// The state directory and the lines of the [`OLDER_FILE`], which the next write moves into the file; `None` if
+    /// there are none to move.
     migrating: Option<(StateDir, Vec<Line>)>,
 }
 
-/// The lines of the journal's file, and the number of damaged lines.
+/// The undamaged lines of the journal's file, and the number of damaged ones.
 #[derive(Default)]
 pub(super) struct Read {
     pub(super) lines: Vec<Line>,
@@ -104,8 +105,8 @@ pub(super) struct Read {
 impl File {
     /// Opens the journal's file. Returns the file, its lines, and whether the file should be rewritten.
     ///
-    /// A file is rewritten if it is the [`OLDER_FILE`], or if some lines are damaged, after a copy was made. A file
-    /// that cannot be read has no lines, and nothing is appended to it.
+    /// The file should be rewritten if it is the [`OLDER_FILE`], or if some lines are damaged; then the damaged file is
+    /// copied first. A file that cannot be read has no lines, and nothing is appended to it.
     pub(super) fn open(state: &StateDir) -> (Self, Vec<Line>, bool) {
         let mut file = Self {
             path: state.path().join(FILE),
@@ -202,7 +203,8 @@ impl File {
         Ok(())
     }
 
-    /// Removes the line that was appended last, unless it is permanent. Returns whether a line was removed.
+    /// Removes the line that was appended last, unless [`Self::make_permanent`] was called since. Returns whether a
+    /// line was removed.
     pub(super) fn undo_last(&mut self) -> Result<bool, StateError> {
         let Some(length) = self.before.take() else {
             return Ok(false);
@@ -250,7 +252,7 @@ impl File {
         }
     }
 
-    /// Appends an encoded line to the file, and returns the length of the file before.
+    /// Appends an encoded line to the file, and returns the earlier length of the file in bytes.
     fn append(&self, line: Vec<u8>) -> io::Result<u64> {
         if self.is_unread {
             return Err(unread());
@@ -283,7 +285,7 @@ impl File {
     }
 }
 
-/// Appends a line to the file at `path`, and creates the file if it is missing. Returns the length of the file before.
+/// Appends a line to the file at `path`, and creates a missing file. Returns the earlier length of the file in bytes.
 fn append(path: &Path, folder: &Path, line: &[u8]) -> io::Result<u64> {
     let is_new = !path.exists();
     let mut options = OpenOptions::new();
@@ -314,7 +316,7 @@ fn append(path: &Path, folder: &Path, line: &[u8]) -> io::Result<u64> {
     Ok(length)
 }
 
-/// Copies the file `from` to `to`.
+/// Copies the file `from` to `to`, and replaces an existing file there.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let bytes = Open::state(MAX_BYTES).read_here(from)?;
     let _ = fs::remove_file(to);

@@ -20,7 +20,7 @@ const KEY_FILE: &str = "redaction.key";
 const KEY_BYTES: usize = 32;
 /// The beginning of a tag, which replaces a secret string or is the fragment of a redacted URL.
 const MARK: &str = "secret:";
-/// The number of bytes of a tag.
+/// The number of bytes of the truncated HMAC in a tag, which has two hexadecimal digits for each.
 const TAG_BYTES: usize = 16;
 
 /// The redactor of configuration texts, which holds the secret key of a state directory.
@@ -102,7 +102,7 @@ impl Redactor {
     }
 }
 
-/// Returns the tag of a string that was redacted before, or `None` for any other string.
+/// Returns the hexadecimal digits of the tag if the string is a tag already, or `None` for any other string.
 fn tag(secret: &Secret) -> Option<&str> {
     let (_, tag) = secret.value.rsplit_once(MARK)?;
     let is_tag = tag.len() == 2 * TAG_BYTES && tag.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -194,7 +194,7 @@ pub fn refreshed_text(sources: &BTreeMap<String, RefreshOutcome>) -> String {
     text
 }
 
-/// Returns a line for each added prefix and each removed prefix, up to a limit.
+/// Returns a line for each added prefix and each removed prefix, at most 20 of each, and the number of the rest.
 pub fn signed(added: &[IpNet], removed: &[IpNet]) -> String {
     let mut text = String::new();
     for (sign, prefixes) in [('+', added), ('-', removed)] {

@@ -167,7 +167,7 @@ impl EgressStatus {
     }
 }
 
-/// Returns the word for a verdict on a call, as the configuration writes it.
+/// Returns the display form of a verdict on a call: `pass` or `refuse`.
 pub(super) const fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "pass",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::table;
 
-/// The maximum width of the region codes in a row; the rest are counted.
+/// The maximum width of the region codes in a row, in columns; the codes that do not fit are counted.
 const REGIONS_WIDTH: usize = 11;
 /// The mark of a catalogue entry with a warning.
 const MARK: &str = "!";

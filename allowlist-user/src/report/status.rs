@@ -40,8 +40,8 @@ pub struct Status {
     flows: Option<(u32, usize)>,
     pending: Option<PendingConfirm>,
     egress: Option<EgressStatus>,
-    /// The mode of the newest policy's configuration, and the name of that configuration; `None` if the journal cannot
-    /// be read.
+    /// The mode of the newest policy's configuration, and the name of that configuration; `None` if the journal has no
+    /// policy, or it or the configuration cannot be read.
     journal: Option<(Mode, String)>,
     pub(super) now: Timestamp,
     epoch: Epoch,
@@ -438,7 +438,7 @@ impl Report for Status {
 }
 
 /// Returns the mode and the name of the newest policy's configuration, from the journal; `None` if the journal has no
-/// policy or cannot be read.
+/// policy, or it or the configuration cannot be read.
 fn configured_mode(state_dir: &Path) -> Option<(Mode, String)> {
     let known = PolicyHistory::load_readonly(state_dir).ok()?;
     let written = known.newest()?.written();

@@ -13,11 +13,11 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// The number of blanks between two columns.
 const GAP: usize = 2;
-/// The minimum width of a text column that is narrowed.
+/// The width in columns below which no text column is narrowed.
 const NARROWEST: usize = 8;
-/// The width of a terminal that does not report its width, such as a serial console.
+/// The width in columns of a terminal that does not report its width, such as a serial console.
 const COMMON: usize = 80;
-/// The minimum width to which reports are fitted.
+/// The minimum width in columns to which reports are fitted; a smaller width of a terminal counts as unknown.
 const LEAST: usize = 40;
 
 /// The width in columns to which reports are fitted; 0 for no limit. A daemon never sets it, since other processes
@@ -100,7 +100,8 @@ impl Table {
         lines.join("\n")
     }
 
-    /// Narrows the widest text columns until the table fits into `room` columns.
+    /// Narrows the widest text columns until the table fits into `room` columns, or none of them can be narrowed
+    /// further.
     fn narrow(&self, widths: &mut [usize], room: usize) {
         let gaps = GAP * widths.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > room {

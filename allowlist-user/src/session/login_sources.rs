@@ -1,4 +1,4 @@
-//! Parses the sources that describe a login: a process's environment and status, and `utmp`. Pure.
+//! Parses the texts that describe a login: a process's environment and status, and `utmp`. Pure.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use allowlist_policy::explain::Typed;
 use utmp_rs::UtmpEntry;
 
 /// Parses the value of `SSH_CONNECTION`, `client_address client_port server_address server_port`. Returns the client's
-/// and the server's end, and the zone of either address.
+/// and the server's end, and the zone (interface) of a link-local address; `None` for the zone if no address has one.
 ///
 /// Returns `None` for any other text, such as the one that sshd sets for a connection without addresses.
 pub(super) fn connection(text: &str) -> Option<(SocketAddr, SocketAddr, Option<String>)> {
@@ -30,7 +30,7 @@ pub(super) fn variable(environment: &[u8], name: &str) -> Option<String> {
     })
 }
 
-/// Returns the id of the parent process from the text of `/proc/PID/status`.
+/// Returns the id of the parent process from the text of `/proc/PID/status`, or `None` if the text does not state it.
 pub(super) fn parent(status: &str) -> Option<u32> {
     let number = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     number.trim().parse().ok()

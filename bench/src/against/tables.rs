@@ -75,11 +75,11 @@ pub(super) fn listed(family: Family) -> Vec<u8> {
 pub(super) struct Layout {
     /// The size of one generation's tables with its pool, in bytes.
     generation: usize,
-    /// The size of an interface row behind the services, in bytes.
+    /// The size of the end of an interface row ([`InterfaceServices`]), behind its services, in bytes.
     row_end: usize,
 }
 
-/// The default size of a pool, in words.
+/// The default size of a pool, in 64-bit words.
 const POOL: usize = MIN_POOL_WORDS as usize;
 
 impl Layout {
@@ -189,8 +189,8 @@ const _: () = assert!(
 /// The size of one generation's tables in this build, in bytes.
 const OWN: usize = size_of::<GenerationTables>() + POOL * size_of::<u64>();
 
-/// Computes the size of an interface row behind the services from the size of a whole generation; `None` if another part
-/// differs from this build too.
+/// Computes the size in bytes of the end of an interface row, behind its services, from the size of a whole generation
+/// in bytes; `None` if another part differs from this build too.
 fn row_end(generation: usize) -> Option<usize> {
     let rows = abi::MAX_INTERFACES as usize;
     let without_ends = OWN - rows * (size_of::<InterfaceServices>() - SERVICES);

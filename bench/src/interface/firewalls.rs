@@ -15,7 +15,7 @@ pub(super) struct Firewall {
     pub(super) name: &'static str,
     /// The programs that the firewall requires, each with its Debian package.
     needs: &'static [(&'static str, &'static str)],
-    /// The maximum number of prefixes that the firewall supports.
+    /// The maximum number of prefixes that the firewall supports; it is skipped for a longer list.
     pub(super) most: usize,
     /// Creates a testbed and loads the firewall's rules for a list.
     pub(super) make: fn(&'static str, &List) -> Result<Subject>,

@@ -16,7 +16,8 @@ pub(super) struct FlowHistory {
     flows: HashMap<Flow, (FlowEntry, Vec<(u32, u8)>)>,
 }
 
-/// The evidence of a host on which no remote host has initiated a flow.
+/// The [`Origins`] of a host on which no remote host has initiated a flow: complete evidence that contains no such
+/// flow.
 const NO_FOREIGN: Origins = Origins {
     is_armed: true,
     port: ForeignPort {
@@ -58,7 +59,7 @@ impl FlowHistory {
     }
 }
 
-/// Returns the expected entry of a flow after all its packets; `None` if it has no live entry.
+/// Returns the expected entry of a flow after all its packets; `None` if the flow must have no unexpired entry.
 fn expected(flow: &Flow, history: &[(u32, u8)], now: u32) -> Option<FlowEntry> {
     let open = |age| {
         Some(FlowEntry {

@@ -12,7 +12,7 @@ use allowlist_tests::model::{self, Content};
 
 use super::hex;
 
-/// Compares a parsed frame with the model's: a difference may not affect the verdict.
+/// Checks that the product's parser agrees with the model's result for the frame, `facts`, in all fields of the model.
 pub(super) fn check(frame: &[u8], facts: &ParsedFrame) {
     let parsed = parse(frame);
     let agree = match (&parsed, facts) {

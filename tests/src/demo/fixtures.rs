@@ -108,9 +108,9 @@ pub(crate) enum Port {
 /// The owner of an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// The source of that name.
+    /// The address belongs to the source (a list of the configuration) of this name.
     Source(&'static str),
-    /// No source; the next address after a prefix of this source.
+    /// The address belongs to no source, and is the first such address after a prefix of the source of this name.
     NextTo(&'static str),
     Unlisted,
 }
@@ -174,7 +174,7 @@ pub(crate) fn packets(pagerduty: &[IpNet]) -> Vec<Packet> {
     packets
 }
 
-/// Returns an address of each prefix and the address after each prefix, ordered by source, owner and family.
+/// Returns an address of each prefix and the first address after it that is in no prefix, ordered by source and owner.
 fn senders(sources: &[(&'static str, Vec<IpNet>)]) -> Vec<(Owner, IpAddr)> {
     let taken: Vec<IpNet> = sources
         .iter()
@@ -259,7 +259,7 @@ impl Decision {
 }
 
 impl Owner {
-    /// Returns the name of the source that the address belongs to.
+    /// Returns the name of the source that the address belongs to; `None` if it belongs to none.
     pub(crate) fn source(self) -> Option<&'static str> {
         match self {
             Self::Source(name) => Some(name),

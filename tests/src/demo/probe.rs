@@ -21,7 +21,7 @@ use super::counters;
 use super::fixtures::{Decision, Packet, Port, SSH, UNPROTECTED, WEBHOOKS};
 use super::topology::{Topology, host_address};
 
-/// The time after which a packet that was neither counted nor delivered is lost.
+/// The time after which a packet counts as lost if it was neither counted nor delivered.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 /// The time for which the socket is observed after a packet was counted as dropped.
 const GRACE: Duration = Duration::from_millis(3);

@@ -17,7 +17,7 @@ use super::fixtures::{Decision, Owner, Port};
 use super::probe::Observed;
 use super::topology::INTERFACE;
 
-/// The number of rows for consecutive packets that differ only in the source; one more row counts the others.
+/// The number of rows for consecutive packets that differ only in the source address; one more row counts the others.
 const SHOWN: usize = 3;
 
 /// Prints a table and the counters.
@@ -81,7 +81,7 @@ struct Document {
 #[derive(Serialize)]
 struct PacketLine {
     source: IpAddr,
-    /// The source that the address belongs to, or null.
+    /// The name of the configured source that the address belongs to, or null.
     provider: Option<&'static str>,
     port: String,
     verdict: Option<&'static str>,
@@ -150,7 +150,7 @@ fn disagreement(observed: &Observed) -> Option<String> {
     ))
 }
 
-/// Returns the values of the columns after the source.
+/// Returns the values of the columns after the source address.
 fn cells(observed: &Observed) -> (Owner, Port, Option<Decision>, bool) {
     (
         observed.packet.owner,

@@ -35,7 +35,7 @@ const HOST: [&str; 2] = ["198.51.100.1/24", "2001:db8:1::1/64"];
 const INTERNET: [&str; 2] = ["198.51.100.2/24", "2001:db8:1::2/64"];
 /// The vendor whose list is not compiled in.
 const FETCHED: &str = "pagerduty-webhooks-us";
-/// Long enough for a machine that is busy building.
+/// The time to wait until the filter is ready, long enough for a machine that is busy building.
 const START: Duration = Duration::from_secs(30);
 
 /// The host, the internet and the filter. Fields are dropped in this order.

@@ -6,7 +6,8 @@ use aya::maps::{Array, Map, MapData};
 
 use super::Testbed;
 
-/// The value of the fallback map: the deadline and three more words.
+/// The value of the map `FALLBACK`: the deadline of the pending change, in nanoseconds of the monotonic clock, and
+/// three more words.
 type Words = [u64; 4];
 
 impl Testbed {

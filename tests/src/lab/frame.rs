@@ -14,7 +14,7 @@ use etherparse::{
 
 use super::{HOST_MAC, PEER_MAC};
 
-/// The offset of the Ethernet type, or of the first tag.
+/// The offset in bytes of the Ethernet type, or of the first VLAN tag.
 const TYPE_OFFSET: usize = 12;
 /// The IP identification of all frames, and the identifier of echo requests.
 const IDENTIFICATION: u16 = 0x0a11;

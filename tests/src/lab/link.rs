@@ -37,7 +37,7 @@ pub struct VethEnd<'a> {
 /// The traffic of a link besides a test's own packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
-    /// None.
+    /// No traffic besides the test's own packets.
     Silent,
     /// The kernels' own packets, such as ARP and neighbour discovery.
     Ordinary,

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::{Ended, Program, Testbed, allowlist, eventually};
 
-/// Long enough for a machine that is busy building.
+/// The time to wait for systemd to start or to end, long enough for a machine that is busy building.
 const PATIENCE: Duration = Duration::from_mins(3);
 const SCRIPT: &str = include_str!("manager.sh");
 const PROGRAMS: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];

@@ -188,7 +188,7 @@ struct Output {
 #[derive(Default)]
 struct Lines {
     all: Vec<Line>,
-    /// The number of streams that have ended.
+    /// The number of streams (standard output and standard error) that have ended.
     closed: usize,
 }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{FrameSender, Testbed, eventually, frame};
 
-/// Long enough for a machine that is busy building.
+/// The time to wait for an expected event, long enough for a machine that is busy building.
 pub const SOON: Duration = Duration::from_mins(3);
 /// The time to wait for a datagram that should not arrive.
 pub const NEVER: Duration = Duration::from_millis(200);

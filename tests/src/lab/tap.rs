@@ -12,9 +12,9 @@ use nix::sys::time::TimeVal;
 
 use super::Namespace;
 
-/// The size of the receive buffer: enough for all frames of a test.
+/// The size of the receive buffer in bytes: enough for all frames of a test.
 const BUFFER: usize = 64 << 20;
-/// Long enough for a machine that is busy building.
+/// The time to wait for a wanted frame, long enough for a machine that is busy building.
 const PATIENCE: Duration = Duration::from_mins(3);
 /// The time without a frame after which all frames have arrived.
 const QUIET: TimeVal = TimeVal::new(0, 200_000);

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{LinkKind, Namespace, Program, Scratch, VethEnd, allowlist, connect};
 
-/// Long enough for a machine that is busy building.
+/// The time to wait for a condition or a process, long enough for a machine that is busy building.
 const PATIENCE: Duration = Duration::from_mins(3);
 const HOST: [&str; 2] = ["198.51.100.1/24", "2001:db8:1::1/64"];
 const PEER: [&str; 2] = ["198.51.100.2/24", "2001:db8:1::2/64"];

@@ -81,7 +81,7 @@ fn v6_addresses(header: &[u8]) -> Option<(IpAddr, IpAddr)> {
     Some((address(8)?, address(24)?))
 }
 
-/// The smallest packet whose length does not fit into the length field of an IP header.
+/// The length in bytes of the smallest packet that does not fit into the length field of an IP header.
 const BIG: usize = 65_536;
 
 fn ipv4(bytes: &[u8]) -> Result<Packet, Malformed> {
@@ -196,7 +196,7 @@ fn chain(first: u8, mut payload: &[u8]) -> Result<Chain<'_>, Malformed> {
     })
 }
 
-/// Returns the minimum header length of a protocol.
+/// Returns the minimum header length of a protocol in bytes; 0 for a protocol whose header is not parsed.
 const fn shortest(protocol: u8) -> usize {
     match protocol {
         TCP => 20,

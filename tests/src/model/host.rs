@@ -55,7 +55,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Sets the mode.
+    /// Sets the mode: enforce or observe.
     #[must_use]
     pub fn in_mode(mut self, mode: Mode) -> Self {
         self.control.observe = mode == Mode::Observe;

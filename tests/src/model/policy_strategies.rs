@@ -30,7 +30,7 @@ pub struct Scenario {
     pub snapshot: Snapshot,
     /// The rules for packets that no service decides.
     pub rules: Rules,
-    /// The mode.
+    /// The mode of the filter: enforce or observe.
     pub mode: Mode,
     /// The sent and received frames, in order.
     pub traffic: Vec<Moment>,
@@ -74,8 +74,8 @@ impl Scenario {
         edges(self.snapshot.values().map(|feed| &feed.prefixes[..]))
     }
 
-    /// Shrinks the scenario while `fails` returns true: keeps the frames that were sent before the frame at `position`,
-    /// then removes sent frames and services one by one.
+    /// Shrinks the scenario to the frame with the index `position`, the frames that the host sent before it, and the
+    /// services; then removes each sent frame and service without which `fails` still returns true.
     #[must_use]
     pub fn smallest(&self, position: usize, mut fails: impl FnMut(&Self) -> bool) -> Self {
         let mut smallest = self.clone();

@@ -132,7 +132,7 @@ struct Draft {
     destination: IpAddr,
     hops: u8,
     protocol: u8,
-    /// The fragment offset in units of 8 bytes, and whether more fragments follow.
+    /// The fragment offset in units of 8 bytes, and whether more fragments follow; `None` for a whole packet.
     fragment: Option<(u16, bool)>,
     /// The number of 32-bit words of IPv4 options.
     options: u8,
@@ -493,12 +493,12 @@ fn tagged(dice: &mut Dice, kind: u16, payload: &[u8]) -> Vec<u8> {
 const ORDINARY: usize = 1500;
 /// A length in bytes that exceeds the linear part (first buffer) of a frame on machines with pages of 4 KiB.
 const JUMBO: usize = 5000;
-/// The minimum length of a received frame in a test run of the kernel: the Ethernet header.
+/// The minimum length in bytes of a received frame in a test run of the kernel: the Ethernet header.
 const SHORTEST_RECEIVED: usize = 14;
-/// The minimum length of a sent frame in a test run of the kernel: with the IP header of its Ethernet type.
+/// The minimum length in bytes of a sent frame in a test run of the kernel: with the IP header of its Ethernet type.
 const SHORTEST_SENT: usize = 14 + 40;
 
-/// Changes, adds, removes and cuts bytes.
+/// Changes, adds, removes and cuts bytes at random, and pads the frame with zeros to `shortest` bytes.
 fn damage(dice: &mut Dice, frame: &mut Vec<u8>, shortest: usize) {
     // Damage could move headers behind the linear part of a longer frame, where they do not occur.
     frame.truncate(ORDINARY);

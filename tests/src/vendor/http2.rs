@@ -23,7 +23,7 @@ const END_HEADERS: u8 = 4;
 /// An HTTP/2 answer with status 200, and its end.
 #[derive(Clone, Debug)]
 pub struct Http2 {
-    /// The value of `content-length`, which may be false.
+    /// The value of `content-length` in bytes, which may be false; `None` for an answer without this header.
     pub length: Option<usize>,
     /// Whether the answer has `content-encoding: gzip`.
     pub is_gzip: bool,

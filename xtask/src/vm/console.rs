@@ -17,17 +17,17 @@ const MAX_LAST_LINES: usize = 40;
 pub(crate) struct Console {
     line: Vec<u8>,
     last: VecDeque<String>,
-    /// The kernel's release, once the init process has started.
+    /// The kernel's release; `None` until the init process has reported it.
     pub(crate) kernel: Option<String>,
     /// The numbers of passed and failed tests of the test program.
     pub(crate) tally: Tally,
     /// One `TEST: REASON` line per skipped test.
     pub(crate) skips: String,
-    /// The end of the init process that the output reported; `None` while it runs.
+    /// The result that the init process reported at its end; `None` while it runs.
     pub(crate) end: Option<End>,
 }
 
-/// The end of the init process, as it reported it.
+/// The result that the init process reported at its end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The exit status of the test program, such as `exit status: 0`.

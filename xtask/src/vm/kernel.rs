@@ -124,7 +124,8 @@ fn unobtainable() -> Missing {
     ))
 }
 
-/// Returns the package with the highest ABI number among `names`, one per line.
+/// Returns the package with the highest ABI number among `names`, one per line; `None` if no line names a kernel
+/// package.
 fn newest(names: &str) -> Option<&str> {
     let number = |name: &str| -> Option<u32> {
         name.strip_prefix(PREFIX)?

@@ -13,14 +13,16 @@ use super::super::text::trim;
 use super::super::{FeedError, Place, shown};
 use super::path::member;
 
-/// The maximum memory of a JSON document while it is searched, in bytes. A small object takes a hundred times its text.
-/// The largest list that a vendor is known to have takes a third of this.
+/// The maximum estimated memory of a parsed JSON document, in bytes; a larger document fails with
+/// [`FeedError::TooMuchMemory`]. A small object takes a hundred times its text. The largest list that a vendor is known
+/// to have takes a third of this.
 pub(in crate::feed) const MOST_BYTES: usize = 64 << 20;
 /// The estimated memory of a JSON object without members, in bytes; such an object has room for 11 members.
 const BYTES_OF_OBJECT: usize = 640;
 /// The estimated memory of a JSON array with up to 4 items, in bytes.
 const BYTES_OF_ARRAY: usize = 128;
-/// The estimated memory of one more array item or object member, with the spare room that comes with it, in bytes.
+/// The estimated memory of each further array item or object member, in bytes, with the spare room that the parser
+/// allocates with it.
 const BYTES_OF_ITEM: usize = 64;
 /// The estimated memory of a string or a member's name, without its text, in bytes.
 const BYTES_OF_STRING: usize = 16;

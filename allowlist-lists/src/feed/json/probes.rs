@@ -177,8 +177,8 @@ fn segments(path: &str) -> Option<Vec<Segment>> {
     Some(segments)
 }
 
-/// Returns the offset after the closing bracket of the `[…]` that `text` starts with, and the selectors in the
-/// brackets; `None` if unclosed.
+/// Returns the byte offset after the closing bracket of the `[…]` that `text` starts with, and the selectors in the
+/// brackets; `None` if the brackets are not closed.
 fn brackets(text: &str) -> Option<(usize, Vec<String>)> {
     let mut selectors = Vec::new();
     let mut start = 1;

@@ -12,7 +12,8 @@ use super::labels::{OfLabels, OfTexts};
 use super::table::{CellId, Row};
 use super::words::LONGEST_LABEL;
 
-/// The maximum number of headers of a cell that are searched for an announcement. Tables have one or two.
+/// The maximum number of headers above a cell that are searched for a word such as "Deprecated"; further ones are
+/// ignored. Tables have one or two.
 const MOST_HEADERS: usize = 3;
 
 /// An announcement about addresses, such as that they were removed, with the text that makes it. Of several texts, the
@@ -42,7 +43,8 @@ impl<'d> Said<'d> {
 
 pub(super) struct Around<'d> {
     document: &'d Document,
-    /// The announcements in each container of the document, together with those in its outer containers.
+    /// The announcements in each [`Container`] (list item, cell or paragraph) of the document, by its index, together
+    /// with those in its outer containers.
     containers: Vec<Judged<'d>>,
     /// The announcements in each table row, by the index of the table and of the row.
     rows: Vec<Vec<Judged<'d>>>,
@@ -161,7 +163,7 @@ impl<'d> Around<'d> {
     }
 }
 
-/// Returns the announcement about the addresses of a table row that its cells below headers such as "Deprecated" make.
+/// Returns the announcement about a table row's addresses in the row's cells below headers such as "Deprecated".
 fn below_headers(document: &Document, row: &Row, known: &mut OfTexts<bool>) -> Fate {
     let mut fate = Fate::Stays;
     for cell in &row.cells {

@@ -23,8 +23,8 @@ pub(super) enum Mark {
 /// text.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// The marked places as byte offsets in the line's text, ascending. For superscript or subscript text, it is the
-    /// offset of the inserted space.
+    /// The marked places as byte offsets in the line's text, ascending. The offset for superscript or subscript text is
+    /// that of the inserted space.
     pub places: Vec<(usize, Mark)>,
     /// The crossed-out byte ranges of the line's text, ascending.
     pub struck_out: Vec<Range<usize>>,
@@ -37,7 +37,7 @@ pub(super) struct Buffer {
     text: String,
     marks: Marks,
     pending: Option<Mark>,
-    /// The byte offset at which crossed-out text began that has not ended; `None` outside of such text.
+    /// The byte offset in the line at which the current crossed-out text begins; `None` outside of such text.
     strike: Option<usize>,
 }
 

@@ -163,12 +163,14 @@ const FILLERS: [&str; 57] = [
     "down",
     "end",
 ];
-/// The maximum distance, in words, between an auxiliary verb and its participle, as in "will be removed".
+/// The maximum distance, in words, between an auxiliary verb and its participle, as in "will be removed"; a verb
+/// farther away is ignored.
 const REACH: usize = 5;
-/// The maximum distance, in words, between a verb that announces a removal and the date of the removal.
+/// The maximum distance, in words, between a word that announces a removal and the date after it. A date before the
+/// word may be [`REACH`] words farther away; a date beyond these limits is ignored.
 const DATE_REACH: usize = 8;
-/// The maximum number of words in a part of a text, such as a clause between commas, that is examined for containing
-/// nothing but an announcement.
+/// The maximum number of words in a part of a text, such as a clause between commas, that can be nothing but an
+/// announcement. A longer part counts as one with other content.
 const MOST_ALONE: usize = 16;
 const MONTHS: [&str; 12] = [
     "january",
@@ -332,7 +334,8 @@ fn fate_at(words: &[Word], at: usize) -> Fate {
     }
 }
 
-/// Returns the announcement that "until DATE" or "expires on DATE" makes. `at` is the index of "until" or "expires".
+/// Returns the announcement that "until DATE" or "expires on DATE" makes. `at` is the index of "until" or "expires";
+/// `date` is `None` if no unambiguous date follows.
 fn up_to(words: &[Word], at: usize, date: Option<Date>) -> Fate {
     let near = words[at + 1..].iter().take(2);
     let has_digit = near
@@ -401,8 +404,8 @@ fn is_coordinated(words: &[Word], at: usize) -> bool {
         || (is_and(Some(at + 1)) && is_other(Some(at + 2)))
 }
 
-/// Returns whether the segment around the word with the index `at` contains nothing else but a date and words of
-/// `FILLERS`.
+/// Returns whether the segment (the words between two separators, such as commas) around the word with the index `at`
+/// contains only a date and words of `FILLERS` besides that word.
 fn is_alone(words: &[Word], at: usize) -> bool {
     let segment = words[at].segment;
     let is_here = |word: &&Word| word.segment == segment;

@@ -34,12 +34,13 @@ pub(super) struct Line {
     /// The text of the line, with each run of white space as one space and none at its ends.
     pub text: String,
     pub found: Vec<Found>,
-    /// The texts in the line that look like addresses and are not read as such.
+    /// The texts in the line that look like addresses and are something else, such as version numbers.
     pub not_read: Vec<NotRead>,
     /// The headings above the line, outermost first.
     pub section: Rc<[Rc<str>]>,
     pub labels: Rc<Labels>,
-    /// The index of the list item, cell or paragraph that contains the line; `None` if there is none.
+    /// The index in [`Document::containers`] of the list item, cell or paragraph that contains the line; `None` if none
+    /// contains it, or if the line is hidden.
     pub container: Option<usize>,
     pub is_directly_in_cell: bool,
     pub is_code: bool,
@@ -50,8 +51,8 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 pub(super) struct Container {
     pub lines: Vec<usize>,
-    /// The index of the container around this one within the same cell. `None` for a cell itself, to which the texts of
-    /// its row apply instead, and outside of all containers.
+    /// The index in [`Document::containers`] of the container around this one within the same cell. `None` for a cell
+    /// itself, to which the texts of its row apply instead, and for a container outside of all others.
     pub outer: Option<usize>,
     pub cell: Option<CellId>,
     is_paragraph: bool,
@@ -93,20 +94,21 @@ impl Document {
 struct Walk {
     document: Document,
     buffer: Buffer,
-    /// The unfinished lines around each hidden element that is open, outermost first. A line continues at the end of
-    /// its hidden element.
+    /// The unfinished lines around the hidden elements whose end has not been read yet, outermost first. A line
+    /// continues at the end of its hidden element.
     interrupted: Vec<Buffer>,
     headings: Vec<(u8, Rc<str>)>,
     section: Rc<[Rc<str>]>,
     scopes: Vec<Scope>,
     containers: Vec<usize>,
-    /// The ids of the lists whose end has not been read yet, outermost first.
+    /// The ids ([`Group::id`]) of the lists whose end has not been read yet, outermost first.
     lists: Vec<usize>,
     tables: Vec<usize>,
     last_id: usize,
     code: usize,
     struck_out: usize,
-    /// The number of open terms, summaries and captions; text in such an element is a label even if it is long.
+    /// The number of terms, summaries and captions whose end has not been read yet; text in such an element is a label
+    /// even if it is long.
     terms: usize,
     is_in_head: bool,
     is_heading: bool,

@@ -51,7 +51,7 @@ pub(super) struct Scope {
     pub labels: Rc<Labels>,
     label: Option<Rc<str>>,
     lead: Option<Rc<str>>,
-    /// Whether a line with addresses followed the current label.
+    /// Whether a line with addresses followed the current label; if so, the next sentence ends the effect of the label.
     is_used: bool,
 }
 

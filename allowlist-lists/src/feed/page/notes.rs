@@ -11,9 +11,9 @@ use super::deprecation::Fate;
 use super::words::What;
 use crate::feed::shown;
 
-/// The maximum number of notes about one page.
+/// The maximum number of notes about one page; one more note states the number of those that are left out.
 const MOST: usize = 20;
-/// The maximum number of prefixes that one note names.
+/// The maximum number of prefixes that one note names; the note only counts the others.
 const MOST_PREFIXES: usize = 3;
 
 /// The reason for a note to the operator about a prefix on a page.

@@ -16,14 +16,17 @@ use super::words::{
 };
 use crate::feed::error::Unclear;
 
-/// The maximum number of lines of a table cell that is read as a cell of prefix lengths.
+/// The maximum number of lines of a table cell that is read as a cell of prefix lengths; a longer cell is not joined
+/// with addresses.
 const MOST_LENGTHS: usize = 100;
-/// The maximum number of columns of prefix lengths in a table.
+/// The maximum number of cells of prefix lengths in a table row; the lengths in further cells are not joined with
+/// addresses.
 const MOST_LENGTH_COLUMNS: usize = 8;
 /// The maximum number of lists and cells around an address whose labels are searched for a name such as "First
 /// address".
 const MOST_OUTER: usize = 3;
-/// The maximum length in bytes of a text that names an end of a range, such as "First address".
+/// The maximum length in bytes of a text that names an end of a range, such as "First address"; a longer text names
+/// none.
 const LONGEST_NAME: usize = 80;
 
 /// The place of an address: the index of its line in the document, and its index among the addresses of the line.
@@ -290,7 +293,8 @@ fn join_lengths(
     }
 }
 
-/// Returns the prefix lengths in a table cell, one per line; `None` if the cell contains anything else.
+/// Returns the prefix lengths in a table cell, one per line; `None` if the cell contains anything else or too many
+/// lines. `is_own` is false for a cell of a row above that spans the current row; such a cell may have one line.
 fn lengths(document: &Document, cell: &Beside, is_own: bool) -> Option<Vec<String>> {
     let lines = &document.cell(cell.id).1.lines;
     let most = if is_own { MOST_LENGTHS } else { 1 };
@@ -310,8 +314,8 @@ fn lengths(document: &Document, cell: &Beside, is_own: bool) -> Option<Vec<Strin
         .collect()
 }
 
-/// Removes version numbers from the addresses of the given lines, whose header or label names a version, and adds them
-/// to `not_read`.
+/// Moves version numbers from the addresses of the given lines, whose header or label names a version, to the
+/// `not_read` of the same lines.
 fn forget_versions(document: &mut Document, lines: &[usize]) {
     for &line in lines {
         let line = &mut document.lines[line];
@@ -375,7 +379,7 @@ fn join_named(document: &mut Document) {
     }
 }
 
-/// Returns the short label directly above or before a line; `None` if it has none.
+/// Returns the innermost label of a line, or else the label of its table row; `None` if it has none or a long one.
 fn name(document: &Document, line: usize) -> Option<&str> {
     let name = chain(&document.lines[line].labels)
         .take(MOST_OUTER)

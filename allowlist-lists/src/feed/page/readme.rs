@@ -11,7 +11,7 @@ use crate::feed::FeedError;
 
 const START: &str = "[block:";
 const END: &str = "[/block]";
-/// The maximum number of columns of a table, even if the table's block states more.
+/// The maximum number of columns of a table that are read, even if the table's block states more.
 const MOST_COLUMNS: usize = 100;
 
 /// Returns a `ReadMe` document with each `[block:…]` replaced by plain Markdown.

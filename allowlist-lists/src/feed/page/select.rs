@@ -20,8 +20,9 @@ use crate::feed::{FeedError, List, MOST_PREFIXES, Place, shown, some_of, take};
 
 /// The maximum number of headings, columns or labels of a page that an error shows.
 const SHOWN_NAMES: usize = 10;
-/// The maximum number of labels of all lines of a page together. A line usually has a few; a hostile short page can
-/// have thousands of lines with hundreds of labels each.
+/// The maximum number of labels of a page, each counted once for every line to which it applies. A page with more fails
+/// with [`FeedError::TooMany`]: a line usually has a few labels, but a hostile short page can have thousands of lines
+/// with hundreds of labels each.
 const MOST_LABELS: usize = 2_000_000;
 
 pub(super) fn select(document: &Document, page: &Page, today: Date) -> Result<List, FeedError> {

@@ -13,11 +13,11 @@ use super::document::Line;
 
 /// The maximum number of columns of a table that are distinguished; all further columns are treated as one.
 pub(super) const MOST_COLUMNS: usize = 200;
-/// The maximum length of a label of a row or a column, in bytes.
+/// The maximum length of a label of a row or a column, in bytes; a longer text is not used as a label.
 const LONGEST_LABEL: usize = 200;
-/// The maximum number of headers of one column, counted from the top. Tables have one or two.
+/// The maximum number of headers of one column, counted from the top; further ones are ignored. Tables have one or two.
 const MOST_HEADERS: usize = 8;
-/// The maximum number of headers of a cell that spans several columns.
+/// The maximum number of headers of a cell that spans several columns; further ones are ignored.
 const MOST_HEADERS_OVER: usize = 64;
 
 /// The indices that identify a table cell of a page.

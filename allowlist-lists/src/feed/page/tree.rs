@@ -10,13 +10,14 @@ use scraper::{Html, HtmlTreeSink, Node};
 
 use crate::feed::FeedError;
 
-/// The maximum nesting depth of elements of a page. Pages that people write are some dozens deep, and browsers stop at
-/// this depth too.
+/// The maximum nesting depth of elements of a page; a deeper page fails with [`FeedError::TooDeep`]. Pages that people
+/// write are some dozens deep, and browsers stop at this depth too.
 const DEEPEST: usize = 512;
-/// The maximum number of nodes of a page. A page of some megabytes has a tenth of this.
+/// The maximum number of nodes of a page; a page with more fails with [`FeedError::TooMany`]. A page of some megabytes
+/// has a tenth of this.
 const MOST_NODES: usize = 500_000;
-/// The maximum number of attributes of one tag. The words of a comment are counted like attributes, so the limit is
-/// generous.
+/// The maximum number of attributes of one tag; a page with more fails with [`FeedError::TooMany`]. The words of a
+/// comment are counted like attributes, so the limit is generous.
 const MOST_ATTRIBUTES: usize = 20_000;
 /// The number of bytes that are parsed between two checks of the tree. It is small, since the cost of one tag grows
 /// with it.
@@ -63,7 +64,8 @@ fn check(html: &Html) -> Result<(), FeedError> {
     Ok(())
 }
 
-/// Returns the number of nodes of the page so far, and the length in bytes of the last node if it is a text.
+/// Returns the number of nodes of the page so far, and the length in bytes of the last node if it is a text, otherwise
+/// 0.
 fn size_of(html: &Html) -> (usize, usize) {
     let text = match html.tree.values().next_back() {
         Some(Node::Text(text)) => text.len(),

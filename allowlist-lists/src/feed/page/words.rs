@@ -29,7 +29,8 @@ pub(super) use shape::What;
 
 /// The maximum length of a label, in characters. A longer text is treated as a sentence.
 pub(super) const LONGEST_LABEL: usize = 80;
-/// The maximum length in bytes of a word that may be divided into two addresses.
+/// The maximum length in bytes of a text that is examined for two addresses without a space between them, or for one
+/// address that raised text divides. A longer text is not divided or joined.
 const LONGEST_PAIR: usize = 120;
 
 /// A text of a line that is to be parsed as an address, a prefix or a range.

@@ -15,14 +15,16 @@ use super::client::innermost;
 use crate::source::error::FetchErrorCause;
 use crate::source::gzip::{GzipError, gunzip};
 
-/// The names of compressions that a server may state in Content-Encoding.
+/// The names of compressions in Content-Encoding, without the prefix `x-`; each but `gzip` is an error, since it was
+/// not requested.
 const COMPRESSIONS: [&str; 5] = ["br", "compress", "deflate", "gzip", "zstd"];
 
-/// Receives the body of `response` and decompresses it. `has_own_end` states whether the list's format marks its own
-/// end.
+/// Receives the body of `response` and decompresses it. `has_own_end` states that the list's format marks its own end,
+/// so that a body that only the end of the connection ends is accepted too.
 ///
 /// # Errors
-/// The body is incomplete, is larger than `limit` bytes, or has a compression that was not requested.
+/// The body is incomplete, is larger than `limit` bytes before or after decompression, or has a compression that was
+/// not requested.
 pub(super) async fn receive(
     response: Response,
     limit: u64,
@@ -84,7 +86,8 @@ fn ends_by_close(response: &Response) -> bool {
     }
 }
 
-/// Returns the body length in bytes that the server announced, or `None` if there is none or the body is in chunks.
+/// Returns the body length in bytes that the server announced, or `None` if it announced no valid length, or if a
+/// Transfer-Encoding such as `chunked` replaces it.
 fn length(response: &Response) -> Option<u64> {
     let headers = response.headers();
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -93,7 +96,8 @@ fn length(response: &Response) -> Option<u64> {
     last_word(headers, &CONTENT_LENGTH)?.parse().ok()
 }
 
-/// Returns the last word in the comma-separated header `name`, which may have several lines; `None` if it is absent.
+/// Returns the last word in the comma-separated header `name`, which may have several lines; `None` if it is absent or
+/// has other characters than visible ASCII.
 fn last_word<'h>(headers: &'h HeaderMap, name: &reqwest::header::HeaderName) -> Option<&'h str> {
     let line = headers.get_all(name).iter().next_back()?;
     Some(line.to_str().ok()?.rsplit(',').next()?.trim())

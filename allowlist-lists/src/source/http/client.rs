@@ -32,9 +32,9 @@ pub(super) struct Clients {
 /// The properties of a request by which HTTP clients differ.
 #[derive(Clone, PartialEq, Eq)]
 struct Route {
-    /// The host of the URL, whose addresses are checked when they are known.
+    /// The host of the URL, whose resolved addresses the client's [`Guard`] checks.
     host: String,
-    /// Whether the host may have a private address.
+    /// Whether the host may have a private address; if false, requests to such an address are refused.
     may_be_private: bool,
     /// Whether the host is a loopback address, so that requests use no proxy.
     is_loopback: bool,

@@ -30,9 +30,9 @@ pub(super) fn check(url: &Url) -> Result<(), FetchErrorCause> {
     }
 }
 
-/// Returns the first of the two environment variables that is set and not empty, with its value.
+/// Returns the first of the two environment variables that is set and not empty, with its value; `None` if neither is.
 ///
-/// The inner `None` means that the value is not UTF-8.
+/// The value is `None` if it is not UTF-8.
 fn first_set(names: [&'static str; 2]) -> Option<(&'static str, Option<String>)> {
     let set = |name| match env::var(name) {
         Ok(value) if value.is_empty() => None,

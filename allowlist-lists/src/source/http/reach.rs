@@ -47,18 +47,18 @@ pub enum AddressError {
     Private {
         /// The host of the URL.
         host: String,
-        /// The address of the host.
+        /// The private address of the host, to which no request is sent.
         address: IpAddr,
     },
 }
 
-/// The addresses of metadata services that are not link-local: Alibaba, Azure, Oracle.
+/// The IPv4 addresses of clouds' metadata services that are not link-local: Alibaba, Azure, Oracle.
 const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-/// The private IPv6 addresses of metadata services: AWS, Google Cloud.
+/// The private IPv6 addresses of clouds' metadata services: AWS, Google Cloud.
 const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
@@ -111,7 +111,8 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
     }
 }
 
-/// Returns the IPv4 address in a mapped, a translated (RFC 6052) or a 6to4 address, or `None` for other addresses.
+/// Returns the IPv4 address in an IPv4-mapped, a translated (RFC 6052) or a 6to4 address, or `None` for other
+/// addresses.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = u128::from(address);
     let at = |shift: u32| Some(Ipv4Addr::from((bits >> shift) as u32));
@@ -122,7 +123,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Returns the IP address in `url`, or `None` if its host is a name.
+/// Returns the IP address in `url`, or `None` if its host is a name, or if it has no host.
 pub(super) fn literal(url: &Url) -> Option<IpAddr> {
     match url.host()? {
         Host::Ipv4(address) => Some(address.into()),

@@ -24,11 +24,11 @@ use crate::feed::Link;
 use crate::source::error::{Failure, FetchErrorCause, Obstacle, RedirectError, Remedy};
 use crate::source::{file, retry};
 
-/// The most redirects of a request that are followed; more are most likely a loop.
+/// The most redirects of a request that are followed; more are an error, since they are most likely a loop.
 pub(in crate::source) const MAX_REDIRECTS: usize = 5;
 /// The maximum length of an `ETag` or `Last-Modified` value in bytes; a longer one is not kept.
 const MAX_VALIDATOR_BYTES: usize = 1024;
-/// The maximum size of `bearer_file` in bytes.
+/// The maximum size of `bearer_file` in bytes; a larger file is an error.
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
 
 /// The HTTP clients and the credentials of one fetch.
@@ -45,15 +45,18 @@ pub(super) struct Session<'s> {
 #[derive(Clone, Debug)]
 pub(super) struct RequestTarget {
     pub(super) url: Url,
-    /// Whether every redirect and link so far stayed at the origin (scheme, host and port) of the configured URL.
+    /// Whether every redirect and link so far stayed at the origin (scheme, host and port) of the configured URL, so
+    /// that the request carries the credentials.
     is_home: bool,
-    /// Whether the URL is the configured URL itself.
+    /// Whether the URL is the configured URL itself, not one to which a redirect or a link led.
     is_start: bool,
-    /// The class of the address of the server that led to this URL; public if it is unknown.
+    /// The class of the address of the server whose redirect or link led to this URL; public if it is unknown, or if
+    /// the URL is the configured one.
     from: Reach,
-    /// The class of the address of this URL's server; public if it is unknown.
+    /// The class of the address of this URL's server; public before the request, and if it is unknown because of a
+    /// proxy.
     at: Reach,
-    /// The host of the configured URL, from which the redirects and links started.
+    /// The host of the configured URL, from which the redirects and links started; `None` if that URL has no host.
     first_host: Option<String>,
 }
 
@@ -71,7 +74,7 @@ pub(super) struct Body {
     pub(super) validator: Validator,
     /// The URL that the response came from, after redirects.
     pub(super) target: RequestTarget,
-    /// The URL of the next page of the list, if the server states one.
+    /// The URL of the next page of the list; `None` if the server states none.
     pub(super) next: Option<Url>,
 }
 
@@ -155,8 +158,8 @@ impl<'s> Session<'s> {
 
     /// Requests `target`, conditionally if `known` has validators, and follows redirects.
     ///
-    /// One timeout covers the request and its redirects. `has_own_end` states whether the list's format marks its own
-    /// end.
+    /// One timeout covers the request and its redirects. `has_own_end` states that the list's format marks its own end,
+    /// so that a body that only the end of the connection ends is accepted too.
     pub(super) async fn get(
         &mut self,
         target: RequestTarget,
@@ -275,7 +278,8 @@ fn validator(target: &RequestTarget, headers: &HeaderMap) -> Validator {
     }
 }
 
-/// Returns the URL of the next page of a list in pages, as the `Link` header (RFC 8288) states it, or `None`.
+/// Returns the URL of the next page of a list in pages, as the `Link` header (RFC 8288) states it, or `None` if it
+/// states none or an invalid URL.
 ///
 /// `from` is the URL of the present page.
 fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
@@ -337,7 +341,8 @@ fn is_challenge(headers: &HeaderMap) -> bool {
     HEADERS.iter().any(|name| headers.contains_key(*name))
 }
 
-/// Returns the configured headers and the token, all marked as sensitive.
+/// Returns the configured headers and the token of `bearer_file`, all marked as sensitive, so that `Debug` does not
+/// show them.
 async fn credentials(http: &Http) -> Result<HeaderMap, FetchErrorCause> {
     let mut headers = HeaderMap::new();
     for (name, secret) in &http.headers {
@@ -400,8 +405,8 @@ pub(super) fn classify(error: &reqwest::Error, http: &Http) -> FetchErrorCause {
     }
 }
 
-/// Returns the TLS error in `error`, or `None`. Unwraps an `io::Error` itself, since that does not return its inner
-/// error as its source.
+/// Returns `error` as a TLS error, or `None` if it is another error. Unwraps an `io::Error`, whose `source` skips the
+/// error inside it.
 fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     match error.downcast_ref::<io::Error>() {
         Some(wrapper) => tls_error(wrapper.get_ref()?),

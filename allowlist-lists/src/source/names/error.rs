@@ -50,7 +50,7 @@ pub enum NameError {
         /// The number of addresses of the name.
         found: usize,
     },
-    /// The name has an address that cannot be a packet's source, such as an IPv4-mapped one.
+    /// The name has an address that cannot be the source address of a packet, such as an IPv4-mapped one.
     #[error("the DNS name {name} has an unusable address: {error}; report it to the vendor")]
     Address {
         /// The DNS name that was queried.

@@ -59,7 +59,8 @@ impl Server {
     }
 }
 
-/// Returns the name servers to query, in this order: the configured ones, or those of this host.
+/// Returns the name servers to query, in order: the configured ones, or, if none is configured, those in
+/// `/etc/resolv.conf`.
 pub(super) async fn servers(lookup: &Lookup) -> Result<Vec<Server>, NameError> {
     let addresses = addresses_of_servers(lookup).await?;
     let server = |address: SocketAddr| Server {

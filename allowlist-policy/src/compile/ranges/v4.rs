@@ -15,17 +15,17 @@ const SMALL_CHUNK_U32S: usize = size_of::<SmallChunk>() / size_of::<u32>();
 /// Builds the IPv4 chunks: the current chunk, and the pool of finished chunks.
 #[derive(Default)]
 pub(super) struct ChunksV4 {
-    /// The index in the whole pool of the first element of `halves`.
+    /// The index in the whole pool, in 32-bit halves of words, of the first element of `halves`.
     base: u32,
     halves: Vec<u32>,
     /// The ranges of the current chunk, each as one number with the start and the id.
     numbers: Vec<u32>,
-    /// The indexes of the chunks whose addresses all have one match id, by this id.
+    /// The indexes of the chunks whose addresses all have one match id, by this id; in units of small chunks.
     uniform: HashMap<MatchId, u32>,
 }
 
 impl ChunksV4 {
-    /// Returns a builder of chunks that the caller appends to a pool of `words` words.
+    /// Returns a builder of chunks that the caller appends to a pool of `words` 64-bit words.
     pub(super) fn appended_to(words: usize) -> Self {
         Self {
             base: u32::try_from(words * 2).expect("indexes have 32 bits"),
@@ -46,7 +46,8 @@ impl ChunksV4 {
         self.base + u32::try_from(self.halves.len()).expect("indexes have 32 bits")
     }
 
-    /// Returns the index of the chunk whose addresses all have the match id `id`; each id has one such chunk.
+    /// Returns the index, in units of small chunks, of the chunk whose addresses all have the match id `id`; each id
+    /// has one such chunk.
     fn uniform(&mut self, id: MatchId) -> u32 {
         if let Some(place) = self.uniform.get(&id) {
             return *place;
@@ -56,8 +57,8 @@ impl ChunksV4 {
         place
     }
 
-    /// Adds a small chunk with the ranges `numbers` to the pool, and returns its index. `first` is the id of its first
-    /// address.
+    /// Adds a small chunk with the ranges `numbers` to the pool, and returns its index in units of small chunks.
+    /// `first` is the match id of its first address.
     fn small_chunk(&mut self, first: MatchId, numbers: &[u32]) -> u32 {
         while !self.here().is_multiple_of(SMALL_CHUNK_U32S as u32) {
             self.halves.push(0);

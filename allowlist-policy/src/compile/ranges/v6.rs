@@ -21,7 +21,7 @@ const _: () = assert!(
 /// Builds the IPv6 chunks: the current chunk, and the pool of finished chunks.
 #[derive(Default)]
 pub(super) struct ChunksV6 {
-    /// The index in the whole pool of the first word of `pool`.
+    /// The index in the whole pool, in 64-bit words, of the first word of `pool`.
     base: u32,
     pool: Vec<u64>,
     /// The number of placeholder words at the start of `pool`, for words that the caller's pool has already.
@@ -98,7 +98,8 @@ const fn start(number: u64) -> u64 {
 struct Begin {
     /// The start and the id of the range.
     number: u64,
-    /// The binary logarithm of the length of the range, or [`UNTIL_NEXT`] if the next range begins at its end.
+    /// The binary logarithm of the length of the range in /64 networks, or [`UNTIL_NEXT`] if the next range begins at
+    /// its end.
     reaches: u8,
 }
 
@@ -136,7 +137,7 @@ impl ChunksV6 {
         }
     }
 
-    /// Returns a builder of chunks that the caller appends to a pool of `words` words.
+    /// Returns a builder of chunks that the caller appends to a pool of `words` 64-bit words.
     pub(super) fn appended_to(words: usize) -> Self {
         let existing = words % BLOCK_WORDS; // blocks are aligned to cache lines
         Self {

@@ -28,7 +28,7 @@ const KEYS: [(&str, &[&str]); 14] = [
     ("keyword", &["text"]),
     ("page", &["html", "markdown"]),
 ];
-/// The maximum value of the key `skip`.
+/// The maximum value of the key `skip`, in lines above the header line of a CSV file.
 const MOST_SKIPPED: u64 = 1000;
 
 /// Reads the keys of a source's format. Without `format`, a file has the text format, and other sources have none.

@@ -103,10 +103,11 @@ fn read_max_addresses(gate: &mut Gate, table: &Table, problems: &mut Problems) {
     }
 }
 
-/// The example of a `max_addresses` for both families by sizes of prefixes.
+/// An example of `max_addresses` for messages: a limit for each family, as the length of a prefix with that many
+/// addresses.
 const BOTH_PREFIXES: &str = "{ v4 = \"/8\", v6 = \"/32\" }";
 
-/// Returns the message for an invalid `max_addresses`; `example` is a valid value by the size of a prefix.
+/// Returns the message for an invalid `max_addresses`; `example` is a valid value with the length of a prefix.
 fn not_a_limit(example: &str) -> String {
     format!(
         "is not a limit of addresses; write a fraction of the family's addresses, above 0.0 and up to 1.0, such as 0.01, or an integer from 1, or the size of a prefix, such as {example}"

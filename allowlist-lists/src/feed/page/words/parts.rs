@@ -9,7 +9,8 @@ use super::chars::{is_between, is_bracket};
 use super::is_code;
 use super::shape::{has_candidate, host, is_ipv6, is_pattern, quads};
 
-/// The maximum distance in bytes at which the closing bracket of a URL in brackets is searched.
+/// The maximum number of bytes of a URL in brackets in which its closing bracket is searched for. If it is not found,
+/// the URL extends to the end of the text.
 const LONGEST_URL: usize = 4096;
 /// The maximum number of characters after a bracket in a URL that are searched for an address.
 const LONGEST_ADDRESS: usize = 60;

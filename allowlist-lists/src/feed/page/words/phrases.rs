@@ -79,9 +79,11 @@ const BEFORE_NUMBER: [&str; 10] = [
 const NEWER: [&str; 10] = [
     "newer", "later", "higher", "above", "greater", "up", "upwards", "earlier", "older", "onwards",
 ];
-/// The greatest number in a dotted section number (such as 2.4.1.30) of a heading.
+/// The greatest number in a dotted section number (such as 2.4.1.30) of a heading; four numbers with a greater one are
+/// an address.
 const LAST_SECTION: u8 = 30;
-/// The greatest number in a dotted section number (such as 2.4.1.20) of a line that is not a heading.
+/// The greatest number in a dotted section number (such as 2.4.1.20) of a line that is not a heading; four numbers with
+/// a greater one are an address.
 const LAST_SECTION_IN_TEXT: u8 = 20;
 /// The maximum number of bytes between two words that can belong to one phrase, such as a range.
 const NEAR: usize = 6;
@@ -133,8 +135,8 @@ impl<'t> Line<'t> {
         self.shapes.get(at) == Some(&Shape::Address)
     }
 
-    /// Returns the text between the word with the index `at` and the next word; `None` if it is long or has a separator
-    /// such as a comma.
+    /// Returns the text between the word with the index `at` and the next word; `None` if there is no next word, or if
+    /// the text is longer than [`NEAR`] bytes or has a separator such as a comma.
     fn gap(&self, at: usize) -> Option<&'t str> {
         let (one, next) = (self.words.get(at)?, self.words.get(at + 1)?);
         let gap = self.text.get(one.end..next.start)?;
@@ -191,8 +193,8 @@ impl<'t> Line<'t> {
         (next, reading)
     }
 
-    /// Returns the index of the word after the address at word index `at` and its separate length, and the prefix that
-    /// they form; `None` if no length follows.
+    /// Reads the address at word index `at`, and a prefix length that follows as a word of its own. Returns the index
+    /// of the word after them, and the prefix that they form; `None` if no length follows.
     fn unit(&self, at: usize) -> (usize, Option<String>) {
         let address = self.word(at);
         if self.gap(at).is_none() {
@@ -262,7 +264,7 @@ impl<'t> Line<'t> {
         })
     }
 
-    /// Returns whether the word before the one with the index `at` is a URL without white space after it.
+    /// Returns whether the word before the one with the index `at` is a URL with no white space or bracket after it.
     fn is_in_url(&self, at: usize) -> bool {
         let Some(before) = at.checked_sub(1) else {
             return false;

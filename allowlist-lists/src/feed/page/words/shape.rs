@@ -64,7 +64,7 @@ const PRERELEASES: [&str; 12] = [
 
 /// The maximum length of a host name, in bytes.
 const LONGEST_NAME: usize = 253;
-/// The maximum length of a pattern of addresses, such as `192.0.2.*`, in bytes.
+/// The maximum length of a pattern of addresses, such as `192.0.2.*`, in bytes; a longer text is not a pattern.
 const LONGEST_PATTERN: usize = 24;
 
 pub(super) fn of(word: &str) -> Shape {
