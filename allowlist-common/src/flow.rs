@@ -49,8 +49,8 @@ pub struct Flow {
 pub struct FlowEntry {
     /// The time at which the entry expires, in seconds of the kernel's monotonic clock.
     pub expires: u32,
-    /// For a flow that this host initiated: 1 once this host has sent a FIN or RST. For a foreign flow: 1 if it is
-    /// unknown which side initiated it, so that packets of this host do not extend the entry.
+    /// In a table of own flows: 1 once this host has sent a FIN or RST, else 0. In the table of foreign flows: 1 if it is
+    /// unknown which side initiated the flow, else 0; packets of this host do not extend such an entry.
     pub closing: u32,
 }
 

@@ -199,7 +199,8 @@ impl EgressPolicy {
     }
 }
 
-/// Returns the row of each unit by the id of the unit's cgroup. Cgroups that do not exist are left out.
+/// Returns, by cgroup id, the number of each unit's row in the tables of the egress policy: the position of its cgroup's
+/// path in `units`, from 1. A cgroup that cannot be opened, for example because it does not exist, is left out.
 fn rows(units: &[PathBuf]) -> BTreeMap<u64, u32> {
     (1..)
         .zip(units)

@@ -147,7 +147,7 @@ fn link(program: &mut Xdp, facts: &InterfaceInfo, mode: XdpMode) -> Result<FdLin
         if let Err(error) = detached {
             warn_of_trial(program, facts, mode, &error);
         }
-        Error::Message("the kernel supports no XDP link, without which the filter would end with this process; use Linux 5.9 or later".to_owned())
+        Error::Message("the kernel supports no XDP link, without which the filter would end with this process; use Linux 5.18 or later".to_owned())
     })
 }
 

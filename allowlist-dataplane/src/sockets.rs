@@ -60,7 +60,7 @@ pub struct OwnFlow {
     pub phase: Phase,
 }
 
-/// The phase of a client's connection.
+/// The phase of a flow that this host initiated: of its TCP connection; a UDP flow is always [`Self::Open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The connection is not established yet.
@@ -185,7 +185,7 @@ const HEADER: usize = 16;
 /// Bytes of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
 
-/// Requests all sockets of a family and protocol.
+/// Appends all sockets of an address family and protocol to `sockets`, as the kernel lists them by netlink.
 fn dump(family: u8, protocol: u8, sockets: &mut Vec<Socket>) -> Result<()> {
     const SOCK_DIAG_BY_FAMILY: u16 = 20;
     const REQUEST_DUMP: u16 = 0x301;

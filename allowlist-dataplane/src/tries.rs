@@ -109,7 +109,7 @@ fn entries<K: aya::Pod + Into<IpAddr>>(trie: &Trie<K>) -> Result<Vec<Entry>> {
             let (address, length) = (key.data(), key.prefix_len());
             Ok(Entry {
                 prefix: IpNet::new(address.into(), length as u8).map_err(|_| {
-                    Error::message("the LPM trie in the kernel has a prefix with an invalid length; the next publish rewrites the trie")
+                    Error::message("the kernel's table of prefixes (an LPM trie) is damaged, since it has a prefix with an invalid length; restart the daemon, which writes the table anew")
                 })?,
                 grant,
             })

@@ -236,7 +236,8 @@ impl EffectiveState {
     }
 }
 
-/// The ids of the kernel's counters, with their names.
+/// The ids under which the kernel counts now, with the names of the sources, services and egress rules behind each. The
+/// next compilation keeps these ids, so that the counters continue.
 #[derive(Clone, Debug, Default)]
 pub struct KnownIds {
     /// The ids of the counters of packets.

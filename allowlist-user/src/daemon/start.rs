@@ -312,8 +312,11 @@ impl Daemon {
     }
 }
 
-/// Requires that only root can change the configuration's commands and secrets. If a file system hangs, this is only
-/// logged: such a path can neither run a command nor reveal a secret.
+/// Refuses a start if other users can change the configuration file, or a file that it names and that leads to a command
+/// or a secret.
+///
+/// If the check times out because a file system hangs, the start continues, with a log record: a file that cannot be read
+/// can neither run a command nor reveal a secret.
 fn require_trusted(written: &ConfigText, config: &Config) -> Result<()> {
     match Options::concerns(written, config) {
         Err(error) if error.kind() == ErrorKind::TimedOut => {

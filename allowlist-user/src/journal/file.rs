@@ -9,6 +9,7 @@ use allowlist_files::bounded::{Open, PATIENCE, ReadError, within};
 use allowlist_files::checksum;
 use allowlist_files::lines::{ends_a_line, kept_name};
 use allowlist_lists::state::{StateDir, StateError, rename};
+use allowlist_policy::hints::counted;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use log::warn;
@@ -134,8 +135,9 @@ impl File {
             let (from, to) = (path.clone(), kept.clone());
             let copied = within(&path, PATIENCE, move || copy(&from, &to), drop).flatten();
             warn!(
-                "{}: ignoring {damaged} damaged lines, so added prefixes may be missing or have returned{}; `allowlist list --added` lists them",
+                "{}: ignoring {}; prefixes that `allowlist add` added may be missing, and removed ones may be allowed again; compare `allowlist list --added` with what you expect, and add or remove the difference{}",
                 path.display(),
+                counted(damaged, "damaged line"),
                 if copied.is_ok() {
                     format!("; a copy of the file is {}", kept.display())
                 } else {

@@ -127,7 +127,7 @@ fn documents_keep_their_shape() -> anyhow::Result<()> {
         .collect();
     assert_eq!(
         keys.join(" "),
-        "as_configured configured_mode counters daemon default differences filtering flows generation interfaces \
+        "as_configured configured_mode counters daemon default differences egress filtering flows generation interfaces \
          mode return_traffic services since sources unconfirmed warnings"
     );
     let live = get("/v1/live")?;

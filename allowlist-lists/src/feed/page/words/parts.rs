@@ -61,8 +61,8 @@ fn parts(raw: &str) -> Vec<&str> {
     parts
 }
 
-/// Returns the byte offset of an opening bracket in `url` that is followed by an address; `None` if there is no such
-/// bracket.
+/// Returns the byte offset of the first opening bracket or quotation mark after `://` in `url`, if an address follows it;
+/// else `None`.
 fn address_behind(url: &str) -> Option<usize> {
     let path = url.find("://")? + "://".len();
     let bracket = path + url[path..].find(['(', '<', '"', '“', '（', '「'])?;
