@@ -7,7 +7,7 @@ use super::{Attachment, Dataplane, View};
 use crate::error::Result;
 use crate::interface::InterfaceInfo;
 
-/// The generation, and the attached interfaces with their modes, before a change.
+/// The control word, and the attached interfaces with their XDP modes, as they were before a change.
 pub struct AppliedState {
     control: Control,
     attachments: Vec<Attachment>,

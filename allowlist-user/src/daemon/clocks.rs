@@ -79,12 +79,12 @@ impl Expiries {
         self.added.map(|added| added.max(self.retry_after))
     }
 
-    /// Returns whether an expiry may be published now: the last attempt did not fail a moment ago.
+    /// Returns whether the removal of expired prefixes may be published now; false for [`RETRY`] after [`Self::delay`].
     pub(super) fn may_publish(&self) -> bool {
         self.retry_after <= Instant::now()
     }
 
-    /// Delays the next attempt to publish an expiry after a failure.
+    /// Delays the next attempt to publish the removal of expired prefixes by [`RETRY`], after a failure.
     pub(super) fn delay(&mut self) {
         self.retry_after = Instant::now() + RETRY;
     }

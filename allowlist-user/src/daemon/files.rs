@@ -28,11 +28,14 @@ pub(super) struct Files {
     touched: Arc<Touched>,
 }
 
-/// The set of files that were written since the last call of [`Files::touched`].
+/// The state that the watcher's thread shares with [`Files::touched`].
 #[derive(Default)]
 struct Touched {
+    /// The files that were written, renamed or removed since the last call of [`Files::touched`].
     files: Mutex<BTreeSet<PathBuf>>,
+    /// Wakes [`Files::touched`] when `files` gets an entry.
     bell: Notify,
+    /// The files whose changes are reported.
     watched: Mutex<Vec<Watched>>,
 }
 

@@ -122,7 +122,8 @@ impl Status {
         (configured != self.mode()).then_some((configured, origin))
     }
 
-    /// Returns the warnings of the daemon, or without a daemon those from the journal.
+    /// Returns the warnings of the daemon; without a daemon, a warning if the active mode differs from that of the
+    /// configuration in the journal.
     fn warnings(&self) -> Vec<String> {
         let daemon = self.daemon.iter().flat_map(|daemon| &daemon.warnings);
         let mut warnings: Vec<String> = daemon.cloned().collect();

@@ -143,7 +143,7 @@ pub(super) fn run(testbed: &Testbed, program: &str, arguments: &[&str]) -> Resul
     Ok(ended.stdout)
 }
 
-/// Returns the first number after `words` in `text`.
+/// Returns the number that directly follows the first `words` in `text`, a firewall's output.
 pub(super) fn number_after(text: &str, words: &str) -> Result<u64> {
     let (_, rest) = text
         .split_once(words)
