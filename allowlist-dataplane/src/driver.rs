@@ -1,7 +1,7 @@
 //! Predicts from facts about a driver the mode in which the filter will attach to its interface. Pure.
 //!
 //! Invariant: a prediction follows from facts that the kernel reports and from conditions in the driver's code
-//! ([`conditions`]). If these are not sufficient, the prediction is [`Prediction::DriverDecides`].
+//! (`conditions`). If these are not sufficient, the prediction is [`Prediction::DriverDecides`].
 
 mod conditions;
 mod netdev;

@@ -226,7 +226,7 @@ impl judge::Tables for OnInterface<'_> {
         grant
     }
 
-    /// Always true: the test only saves the kernel program calls of [`Self::has_flow`], which is sufficient here.
+    /// Always true: the test only saves the kernel program calls of `has_flow`, which is sufficient here.
     fn port_has_flows(&self, _protocol: u8, _port: u16) -> bool {
         true
     }

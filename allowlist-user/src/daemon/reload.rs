@@ -180,11 +180,19 @@ impl Daemon {
         };
         let done = match prepared {
             Ok(first) => {
-                let change = Change {
+                let mut change = Change {
                     written: Some(Arc::clone(&written)),
                     suppressed_config_crc: None,
                     ..self.change(&actor, self.reload_operation())
                 };
+                // A new mode in the file ends the mode set by command. A rollback restores both.
+                let active = self.state.config();
+                if config.mode != active.mode {
+                    change.mode = None;
+                }
+                if config.egress_mode() != active.egress_mode() {
+                    change.egress_mode = None;
+                }
                 let next = NextConfig {
                     config,
                     written,
@@ -389,7 +397,7 @@ impl Daemon {
     async fn activate_next(
         &mut self,
         next: NextConfig,
-        mut change: Change,
+        change: Change,
         options: &ApplyOptions,
         is_strict: bool,
     ) -> Result<ApplyOutcome, ApiError> {
@@ -410,12 +418,6 @@ impl Daemon {
             warn!(target: "allowlist::missing-list", "{name}: no list on this host; the source matches nothing until the list is fetched");
         }
         let before = self.state.clone();
-        if config.mode != before.config().mode {
-            change.mode = None; // a new mode in the file ends the mode set by command
-        }
-        if config.egress_mode() != before.config().egress_mode() {
-            change.egress_mode = None;
-        }
         let InitialLists {
             lists,
             fetched,

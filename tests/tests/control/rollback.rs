@@ -52,6 +52,24 @@ fn a_rollback_restores_the_whole_policy() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A policy whose mode was set by command is restored with this mode, also over a configuration with another mode.
+#[test]
+fn a_rollback_restores_the_mode_that_was_set_by_command() -> anyhow::Result<()> {
+    require_root!();
+    let host = Host::new()?;
+    host.done(&["mode", "observe"]); // 2
+    let second = host.active_state()?;
+    host.write(&format!("mode = 'observe'\n{CONFIG}"))?;
+    host.done(&["reload"]); // 3
+    host.done(&["mode", "enforce"]); // 4
+    let fourth = host.active_state()?;
+    host.done(&["rollback", "2"]);
+    assert_eq!(host.active_state()?, second);
+    host.done(&["rollback", "4"]);
+    assert_eq!(host.active_state()?, fourth);
+    Ok(())
+}
+
 #[test]
 fn the_last_twenty_policies_are_kept() -> anyhow::Result<()> {
     require_root!();
