@@ -143,11 +143,6 @@ impl Dataplane {
             egress,
             ..
         } = publication;
-        if let Some(egress) = egress {
-            // Before the control word: without a policy in it, every call passes.
-            let slot = self.control.idle_slot();
-            self.egress.prepare(&self.pins, slot, egress)?;
-        }
         self.publish_with_egress(tables, *mode, rules, names, metadata, egress.as_deref())?;
         if egress.is_none() && self.control.pending().is_none() {
             // Not while a change is pending: a rollback would need it.

@@ -83,12 +83,15 @@ impl EgressPolicy {
         })
     }
 
-    /// Returns whether the active slot has these tables and settings; `None` stands for no egress policy.
+    /// Returns whether the active slot has these tables and settings, and the programs are attached to these cgroups;
+    /// `None` stands for no egress policy.
     pub(super) fn is_published(&self, wanted: Option<&EgressPublication>) -> bool {
         match (wanted, &self.published) {
             (None, None) => true,
             (Some(wanted), Some((tables, settings))) => {
-                wanted.settings == *settings && is_equal(&wanted.tables, tables)
+                wanted.settings == *settings
+                    && is_equal(&wanted.tables, tables)
+                    && self.attached.as_ref() == Some(&wanted.cgroups)
             }
             _ => false,
         }
@@ -104,9 +107,9 @@ impl EgressPolicy {
         self.published = active.map(|active| (Arc::clone(&active.tables), active.settings));
     }
 
-    /// Prepares the publish of tables into the idle `slot`: creates the maps, makes them large enough, and attaches the
-    /// programs that use them.
-    pub(super) fn prepare(
+    /// Writes the tables and settings into the idle `slot`, and attaches the programs that use them. Creates the maps
+    /// before, or makes them large enough.
+    pub(super) fn write(
         &mut self,
         pins: &Pins,
         slot: u32,
@@ -125,21 +128,12 @@ impl EgressPolicy {
         maps.set_addresses(&publication.own_addresses)?;
         maps.exempt(publication.process);
         maps.set_units(slot, &rows(&publication.units))?;
+        maps.write(slot, &publication.tables, &table, &publication.settings)?;
         if self.attached.as_ref() != Some(&publication.cgroups) {
             self.attach(pins, &publication.cgroups)?;
             self.attached = Some(publication.cgroups.clone());
         }
         Ok(())
-    }
-
-    /// Writes the tables and settings into the idle `slot`, after [`Self::prepare`].
-    pub(super) fn write(&self, slot: u32, publication: &EgressPublication) -> Result<()> {
-        let maps = self.maps.as_ref().context(
-            "the kernel maps of the egress policy are not open; report this as a fault of allowlist",
-        )?;
-        let tables = &publication.tables;
-        let table = RangeTable::of(&tables.v4, &tables.v6);
-        maps.write(slot, tables, &table, &publication.settings)
     }
 
     /// Loads the object, which creates and pins the maps that are missing.

@@ -1,5 +1,5 @@
 //! The maps of the egress policy: the tables and settings of each slot, the counters, this host's addresses, the
-//! daemon's process.
+//! daemon's process, and the rows of units.
 //!
 //! Invariant: a slot is written only while no control word names it, as the tables for packets are.
 

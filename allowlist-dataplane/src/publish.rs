@@ -41,7 +41,7 @@ impl Dataplane {
 
     /// Publishes like [`Self::publish`], with an egress policy, whose tables become active at the same time.
     ///
-    /// `EgressPolicy::prepare` must have attached its programs. Without an egress policy, every call passes.
+    /// Attaches its programs if needed. Without an egress policy, every call passes.
     pub fn publish_with_egress(
         &mut self,
         tables: &Tables,
@@ -85,7 +85,8 @@ impl Dataplane {
             metadata,
         )?;
         if let Some(egress) = egress {
-            self.egress.write(slot, egress)?;
+            // Attached before the control word: without a policy in it, every call passes.
+            self.egress.write(&self.pins, slot, egress)?;
         }
         self.forget_services(current, &services)?;
         self.flip(Control { slot, ..next });

@@ -71,6 +71,11 @@ impl Egress {
             .collect()
     }
 
+    /// Returns the paths of the cgroups of [`Self::units`] below the root of cgroup v2, in the same order.
+    pub fn unit_paths(&self) -> Vec<PathBuf> {
+        self.units().iter().map(|unit| unit_path(unit)).collect()
+    }
+
     /// Returns the policy in the form that is compiled: each rule as a service, its destinations as the allowed
     /// sources, and its units as interfaces. A rule for a unit also applies to the units inside it that other rules
     /// name.
@@ -96,7 +101,7 @@ impl Egress {
 
 /// Returns the path of a unit's cgroup below the root of cgroup v2: that of a slice is made of the slices that its name
 /// contains (systemd.slice(5)).
-pub fn unit_path(unit: &str) -> PathBuf {
+fn unit_path(unit: &str) -> PathBuf {
     let Some(name) = unit
         .strip_suffix(".slice")
         .filter(|_| !unit.starts_with('/'))

@@ -11,14 +11,13 @@ use allowlist_common::abi::{EgressSettings, Endpoint, MAX_ENDPOINTS};
 use allowlist_common::egress::{EgressReason, address_key};
 use allowlist_common::packet::{TCP, UDP};
 use allowlist_dataplane::{Dataplane, EgressPublication};
+use allowlist_policy::Egress;
 use allowlist_policy::compile::Tables;
-use allowlist_policy::error_code::CodedError;
-use allowlist_policy::{Egress, unit_path};
 use log::warn;
 use nix::ifaddrs::getifaddrs;
 
 use super::Daemon;
-use super::commit::Transaction;
+use super::commit::{CommitError, Transaction};
 use crate::effective::EffectiveState;
 
 /// The port of DNS over UDP and TCP (RFC 1035, 4.2).
@@ -41,7 +40,7 @@ pub(super) fn publication(
         settings: settings(egress, &host_resolvers()),
         control: egress.control(state.egress_mode()),
         cgroups: egress.cgroups.clone(),
-        units: egress.units().iter().map(|unit| unit_path(unit)).collect(),
+        units: egress.unit_paths(),
         own_addresses: own_addresses().unwrap_or_default(),
         process: process::id(),
     })
@@ -110,18 +109,13 @@ fn own_addresses() -> nix::Result<BTreeSet<IpAddr>> {
     Ok(addresses.collect())
 }
 
-/// Returns an error of the data plane as one with its code and its causes.
-fn refused(error: &allowlist_dataplane::Error) -> CodedError {
-    CodedError::new(error.code(), format!("{error:#}"))
-}
-
 impl Daemon {
     /// Refreshes this host's addresses and the daemon's own exemption in the kernel, if there is an egress policy.
     pub(super) async fn refresh_egress(&mut self) {
         let Some(egress) = &self.state.policy().egress else {
             return;
         };
-        let units: Vec<_> = egress.units().iter().map(|unit| unit_path(unit)).collect();
+        let units = egress.unit_paths();
         let addresses = match own_addresses() {
             Ok(addresses) => addresses,
             Err(error) => {
@@ -143,7 +137,7 @@ impl Daemon {
         if let Err(error) = self.restore_egress().await {
             warn!(
                 target: "allowlist::self-check-failed",
-                "self-check: the egress policy is not attached as published, and cannot be attached again: {error:#}"
+                "self-check: the egress policy is not attached as published, and cannot be attached again: {error}"
             );
         }
         if let Err(error) = result {
@@ -154,12 +148,12 @@ impl Daemon {
     }
 
     /// Attaches the egress policy again if its pins were removed.
-    async fn restore_egress(&mut self) -> Result<(), CodedError> {
+    async fn restore_egress(&mut self) -> Result<(), CommitError> {
         if self.is_inactive || self.kernel.generation() == 0 {
             return Ok(());
         }
         let has_pins = self.kernel.run(|dataplane| dataplane.has_egress_pins());
-        if has_pins.await.map_err(|error| refused(&error))? {
+        if has_pins.await? {
             return Ok(());
         }
         warn!(
@@ -167,7 +161,7 @@ impl Daemon {
             "self-check: pins of the egress policy were removed, so it may have refused nothing; it is published and attached again"
         );
         let reopened = self.kernel.run(Dataplane::reopen_egress);
-        reopened.await.map_err(|error| refused(&error))?;
+        reopened.await?;
         let transaction = Transaction {
             always: true,
             ..Transaction::new(self.state.clone())

@@ -1,4 +1,4 @@
-//! Which calls are judged, and what the program sees: every kind of socket, both families, allowed and refused.
+//! The judged calls and their results for the program: every kind of socket, both families, allowed and refused.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
