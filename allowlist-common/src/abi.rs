@@ -5,6 +5,7 @@
 
 mod control;
 mod egress;
+mod egress_event;
 mod event;
 mod fallback;
 mod generation;
@@ -20,6 +21,10 @@ pub use egress::{
     EGRESS_RULES, EGRESS_SETTINGS, EGRESS_TABLES, EgressCounters, EgressSettings, Endpoint,
     MAX_ENDPOINTS, OWN_ADDRESSES, PROCESS, RECEIVE_PROGRAM, RECEIVED, Received, RuleCalls, UNITS,
     UnitKey,
+};
+pub use egress_event::{
+    EGRESS_BUDGET, EGRESS_EVENT_BYTES, EGRESS_EVENTS, EGRESS_LEASE, EgressEvent, EgressLease,
+    PackedCall,
 };
 pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
@@ -269,9 +274,9 @@ pub struct Interface {
 #[cfg(feature = "aya")]
 mod user {
     use super::{
-        Calls, Counters, DaemonProcess, EgressCounters, EgressSettings, Event, EventBudget,
-        Fallback, Grant, Identity, Interface, Received, RuleCalls, ServiceTable, ServiceTraffic,
-        Traffic, UnitKey,
+        Calls, Counters, DaemonProcess, EgressCounters, EgressEvent, EgressLease, EgressSettings,
+        Event, EventBudget, Fallback, Grant, Identity, Interface, Received, RuleCalls,
+        ServiceTable, ServiceTraffic, Traffic, UnitKey,
     };
     use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
@@ -293,6 +298,8 @@ mod user {
         Crowding,
         DaemonProcess,
         EgressCounters,
+        EgressEvent,
+        EgressLease,
         EgressSettings,
         Event,
         EventBudget,
@@ -352,6 +359,8 @@ mod tests {
         assert_eq!(size_of::<PortsInUse>(), 3 * 4 * 65536);
         assert_eq!(size_of::<EgressSettings>(), 24 * MAX_ENDPOINTS + 8);
         assert_eq!(size_of::<EgressCounters>(), 8 * 3 * 2 * 9);
+        assert_eq!(size_of::<EgressEvent>(), 72);
+        assert_eq!(size_of::<EgressLease>(), 16);
         assert_eq!(size_of::<Calls>(), 16);
         assert_eq!(size_of::<RuleCalls>(), 32);
         assert_eq!(size_of::<DaemonProcess>(), 16);

@@ -258,7 +258,7 @@ pub const fn address_key(address: Address) -> [u64; 2] {
 
 /// Returns the protocol on the wire of a socket's protocol.
 #[inline(always)]
-const fn transport(protocol: u32) -> u8 {
+pub const fn transport(protocol: u32) -> u8 {
     match protocol {
         MPTCP => TCP,
         UDP_LITE => UDP,

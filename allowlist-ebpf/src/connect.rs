@@ -21,6 +21,8 @@
 
 #[path = "connect/count.rs"]
 mod count;
+#[path = "connect/events.rs"]
+mod events;
 #[path = "connect/maps.rs"]
 mod maps;
 #[path = "connect/received.rs"]
@@ -97,6 +99,7 @@ fn judge(ctx: &SockAddrContext, destination: Address, is_connect: bool) -> i32 {
         None => EgressDecision::INTERNAL_ERROR,
     };
     count::record(request.call, &decision);
+    events::emit(&request, &decision, word.egress_observes());
     match decision.verdict {
         Verdict::Pass => PASS,
         Verdict::Drop if word.egress_observes() => PASS,

@@ -4,6 +4,7 @@
 //! The tables of a generation are [`GenerationTables`](super::GenerationTables) as for packets, in which a rule takes
 //! the place of a service, and a unit that of an interface.
 
+use super::{EGRESS_BUDGET, EGRESS_EVENTS, EGRESS_LEASE};
 use crate::egress::{Call, EgressReason};
 use crate::verdict::Verdict;
 use crate::volatile::{VolatileRef, field};
@@ -44,7 +45,7 @@ pub const RECEIVED: &str = "RECEIVED";
 pub const UNITS: &str = "UNITS";
 
 /// The pinned maps of the egress policy, in addition to [`PINNED`](super::PINNED).
-pub const EGRESS_PINNED: [&str; 9] = [
+pub const EGRESS_PINNED: [&str; 12] = [
     EGRESS_TABLES,
     EGRESS_SETTINGS,
     EGRESS_COUNTERS,
@@ -54,6 +55,9 @@ pub const EGRESS_PINNED: [&str; 9] = [
     PROCESS,
     RECEIVED,
     UNITS,
+    EGRESS_LEASE,
+    EGRESS_EVENTS,
+    EGRESS_BUDGET,
 ];
 
 /// The maximum number of exempt endpoints, such as resolvers; the daemon exempts only the first of more.

@@ -48,7 +48,7 @@ fn add(calls: &mut Calls, now: u64) {
 ///
 /// The compiler offers no atomic addition for this target, whose instruction set has one.
 #[inline(always)]
-fn increment(counter: &mut u64) {
+pub(crate) fn increment(counter: &mut u64) {
     // SAFETY: an aligned 8-byte value in a map; the instruction changes nothing else.
     unsafe {
         asm!(

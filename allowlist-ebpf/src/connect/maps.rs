@@ -1,9 +1,9 @@
 //! The maps of the egress policy, and lookups in them for one calling program.
 
 use allowlist_common::abi::{
-    Calls, ControlBits, DaemonProcess, EgressCounters, EgressSettings, GenerationTables, Grant,
-    MAX_INTERFACES, MAX_MATCHES, MAX_SERVICE_COUNTS, Received, RuleCalls, SLOTS, ServiceId,
-    UnitKey,
+    Calls, ControlBits, DaemonProcess, EGRESS_EVENT_BYTES, EgressCounters, EgressEvent,
+    EgressLease, EgressSettings, EventBudget, GenerationTables, Grant, MAX_INTERFACES, MAX_MATCHES,
+    MAX_SERVICE_COUNTS, Received, RuleCalls, SLOTS, ServiceId, UnitKey,
 };
 use allowlist_common::egress::{EgressReason, EgressTables, address_key};
 use allowlist_common::packet::Address;
@@ -12,7 +12,7 @@ use allowlist_ebpf::control::{Generation, volatile};
 use allowlist_ebpf::{clock, ranges};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_socket_cookie,
 };
@@ -51,6 +51,13 @@ static PROCESS: Array<DaemonProcess, 1, { BPF_F_MMAPABLE as usize }> = Array::ne
 pub(crate) static RECEIVED: LruHashMap<Received, u8, MAX_RECEIVED> = LruHashMap::new();
 #[btf_map]
 static UNITS: HashMap<UnitKey, u32, MAX_UNITS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static EGRESS_LEASE: Array<EgressLease, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub(crate) static EGRESS_EVENTS: RingBuf<EgressEvent, { EGRESS_EVENT_BYTES as usize }> =
+    RingBuf::new();
+#[btf_map]
+pub(crate) static EGRESS_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
 
 /// The tables of the active generation, for one calling program.
 pub(crate) struct Caller<'a> {
