@@ -25,7 +25,7 @@
 //! - `selfcheck` compares the kernel with the published state, `facts` reads both, `repair` restores pins
 //! - `trace` prints the log lines of the program
 //! - `verify` loads the programs for the kernel's verifier only
-//! - `watch` reads drop events
+//! - `watch` reads drop events, by `event_reader`
 //!
 //! Invariant: maps and links are pinned as soon as they exist, so the kernel filters without this process. Knows nothing
 //! of lists or files.
@@ -64,6 +64,7 @@ mod egress;
 mod egress_maps;
 mod egress_view;
 mod error;
+mod event_reader;
 mod facts;
 mod flows;
 mod generations;
