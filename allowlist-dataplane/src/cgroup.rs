@@ -1,15 +1,21 @@
-//! The cgroups of version 2: finds their mount point, and the id of a cgroup.
+//! The cgroups of version 2: finds their mount point, the id of a cgroup, and the path of an id.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use allowlist_policy::error_code::bail_with;
 
+use super::sys::open_by_id;
 use crate::error::{Context as _, Result};
 
 /// The file that lists the mounts of this process's mount namespace (proc(5), `/proc/pid/mountinfo`).
 const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// The maximum number of cgroups whose paths are kept.
+const MAX_NAMES: usize = 4096;
 
 /// A cgroup, open for attaching programs.
 pub(super) struct Cgroup {
@@ -43,6 +49,54 @@ impl Cgroup {
             path,
             directory,
             id,
+        })
+    }
+}
+
+/// The paths of cgroups by their ids.
+///
+/// A path is kept, so that the events of a program have it after its cgroup was removed. The kernel gives no id twice,
+/// and renames no cgroup of version 2.
+pub(super) struct Names {
+    /// The open root of cgroup v2 and its path; `None` if cgroup v2 is not mounted.
+    root: Option<(File, PathBuf)>,
+    known: BTreeMap<u64, String>,
+}
+
+impl Names {
+    pub(super) fn new() -> Self {
+        let root = mount_point().ok();
+        Self {
+            root: root.and_then(|path| Some((File::open(&path).ok()?, path))),
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the path of a cgroup below the root of cgroup v2, without a leading `/`, and `/` for the root itself.
+    ///
+    /// Returns `None` if the cgroup is gone, is outside of the mount, or may not be opened by its id, which requires the
+    /// capability `CAP_DAC_READ_SEARCH`.
+    pub(super) fn get(&mut self, id: u64) -> Option<String> {
+        if let Some(known) = self.known.get(&id) {
+            return Some(known.clone());
+        }
+        let name = self.read(id)?;
+        if self.known.len() >= MAX_NAMES {
+            self.known.clear();
+        }
+        self.known.insert(id, name.clone());
+        Some(name)
+    }
+
+    fn read(&self, id: u64) -> Option<String> {
+        let (root, path) = self.root.as_ref()?;
+        let cgroup: OwnedFd = open_by_id(root.as_fd(), id).ok()?;
+        let opened = fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd())).ok()?;
+        let below = opened.strip_prefix(path).ok()?.to_string_lossy();
+        Some(if below.is_empty() {
+            "/".into()
+        } else {
+            below.into_owned()
         })
     }
 }
@@ -97,6 +151,35 @@ fn unescaped(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cgroup_is_found_by_its_id() {
+        let Ok(root) = mount_point() else {
+            return; // this machine has no cgroup v2
+        };
+        let mut names = Names::new();
+        let id = |path: &Path| Some(fs::metadata(path).ok()?.ino());
+        if names.read(id(&root).expect("it is mounted")).is_none() {
+            return; // this user may not open by id
+        }
+        assert_eq!(
+            names.get(id(&root).expect("it is mounted")),
+            Some("/".to_owned())
+        );
+        let own = fs::read_to_string("/proc/self/cgroup").expect("it is readable");
+        let own = own
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .expect("every process has one");
+        let expected = if own.is_empty() { "/" } else { own };
+        assert_eq!(
+            names
+                .get(id(&root.join(own)).expect("it exists"))
+                .as_deref(),
+            Some(expected)
+        );
+        assert_eq!(names.get(u64::MAX - 1), None);
+    }
 
     #[test]
     fn the_mount_point_is_found_in_mountinfo() {

@@ -25,7 +25,7 @@
 //! - `selfcheck` compares the kernel with the published state, `facts` reads both, `repair` restores pins
 //! - `trace` prints the log lines of the program
 //! - `verify` loads the programs for the kernel's verifier only
-//! - `watch` reads drop events, by `event_reader`
+//! - `watch` reads drop events, `egress_watch` judged calls, both by `event_reader`
 //!
 //! Invariant: maps and links are pinned as soon as they exist, so the kernel filters without this process. Knows nothing
 //! of lists or files.
@@ -63,6 +63,7 @@ mod detach;
 mod egress;
 mod egress_maps;
 mod egress_view;
+mod egress_watch;
 mod error;
 mod event_reader;
 mod facts;
@@ -120,6 +121,7 @@ pub use self::commit_confirm::PendingConfirm;
 pub use self::detach::detach_all;
 pub use self::egress::EgressPublication;
 pub use self::egress_view::EgressCounted;
+pub use self::egress_watch::{EgressWatch, SeenCall, WantedCalls};
 pub use self::error::{Error, Result};
 pub use self::facts::require_namespace;
 pub use self::lookup::Lookup;

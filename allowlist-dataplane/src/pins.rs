@@ -394,6 +394,11 @@ impl Pins {
         self.folder.join("watchers")
     }
 
+    /// Returns the path of the directory that `allowlist watch --egress` locks while it reads judged calls.
+    pub(super) fn egress_watchers(&self) -> PathBuf {
+        self.folder.join("egress_watchers")
+    }
+
     /// Returns whether the XDP link of any slot is pinned.
     pub(super) fn have_links(&self) -> Result<bool> {
         for slot in 0..abi::MAX_INTERFACES {
@@ -458,7 +463,9 @@ impl Pins {
         for name in [abi::PREFIXES, abi::METADATA] {
             super::slots::remove_all(self, name)?;
         }
-        let _ = fs::remove_dir(self.watchers()); // it exists only if events were read
+        for lock in [self.watchers(), self.egress_watchers()] {
+            let _ = fs::remove_dir(lock); // it exists only if events were read
+        }
         if let Err(error) = fs::remove_dir(&self.folder) {
             // The filter is detached, so this is no error.
             warn!(

@@ -1,5 +1,5 @@
 //! System calls that aya does not offer: arrays of maps and their entries, read-only access to pins, the maps of a
-//! program, and detaching a link. The structures and constants are those of aya's bindings.
+//! program, detaching a link, and opening a cgroup by its id. The structures and constants are those of aya's bindings.
 
 use std::ffi::CString;
 use std::io;
@@ -318,6 +318,41 @@ pub(super) fn link_program_and_cgroup(link: BorrowedFd<'_>) -> io::Result<(u32, 
         let mut info: bpf_link_info = zeroed();
         read_info(link, &mut info)?;
         Ok((info.prog_id, info.__bindgen_anon_1.cgroup.cgroup_id))
+    }
+}
+
+/// Opens the file of a kernfs file system, such as a cgroup, by its id; `root` is any open directory of the file system.
+///
+/// # Errors
+/// `ESTALE` if no file has the id, and `EPERM` without the capability `CAP_DAC_READ_SEARCH`.
+pub(super) fn open_by_id(root: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
+    /// The type of file handles that consist of the id of a kernfs file (`FILEID_KERNFS` of Linux's `exportfs.h`).
+    const KERNFS: i32 = 0xfe;
+    /// The kernel's `struct file_handle` with a handle of this type.
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: u64,
+    }
+    let mut handle = Handle {
+        bytes: size_of::<u64>() as u32,
+        kind: KERNFS,
+        id,
+    };
+    #[expect(unsafe_code, reason = "a system call that gives an open descriptor")]
+    // SAFETY: the handle states its size, and lives until the call has returned; the result is a new descriptor without
+    // another owner.
+    unsafe {
+        let descriptor = libc::open_by_handle_at(
+            root.as_raw_fd(),
+            (&raw mut handle).cast(),
+            libc::O_PATH | libc::O_CLOEXEC,
+        );
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(descriptor))
     }
 }
 

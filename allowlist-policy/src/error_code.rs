@@ -59,7 +59,7 @@ pub enum ErrorCode {
     PrefixTooWide,
     /// The prefix to remove was not added by command.
     NotAdded,
-    /// The configuration has no egress policy, so its mode cannot be set.
+    /// No egress policy is active, and the command needs one.
     NoEgressPolicy,
     /// No change is pending confirmation, so there is nothing to confirm.
     NothingPending,

@@ -200,13 +200,17 @@ Examples:
   sudo allowlist mode enforce --confirm-within 60s"
     )]
     Mode(ModeChange),
-    /// Print dropped packets, one per line, until Ctrl-C
+    /// Print dropped packets, or with --egress refused calls, until Ctrl-C
     #[command(
         after_help = "Works with or without a daemon. In observe mode it prints the packets that enforce mode would drop. A flood is sampled, so that printing does not slow down the filter; the number of packets that were not printed is reported.
 
+With --egress, each line has the program, its process, unit and user, the destination, and the reason. Equal calls are \
+printed once, and then as a number each minute; in JSON, every call is printed.
+
 Examples:
   sudo allowlist watch                  until Ctrl-C
-  sudo allowlist watch --count 10 --json"
+  sudo allowlist watch --count 10 --json
+  sudo allowlist watch --egress         calls that the egress policy refuses"
     )]
     Watch(Watch),
     /// List or remove tracked flows
@@ -489,10 +493,23 @@ impl From<ModeArg> for Mode {
     }
 }
 
-/// The options of `allowlist watch`, which prints dropped packets.
+/// The options of `allowlist watch`, which prints dropped packets or refused calls.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one field for each option of the command line"
+)]
 pub struct Watch {
-    /// Stop after this number of packets
+    /// Print the calls of this host's programs that the egress policy refuses
+    #[arg(long)]
+    pub egress: bool,
+    /// With --egress: also print calls that pass
+    #[arg(long, requires = "egress")]
+    pub all: bool,
+    /// With --egress: also print connects of UDP sockets, by which programs sort the addresses of a name
+    #[arg(long, requires = "egress")]
+    pub probes: bool,
+    /// Stop after this number of packets or calls
     #[arg(long, value_name = "NUMBER")]
     pub count: Option<u64>,
     /// Print one JSON document per line

@@ -6,6 +6,7 @@ mod detach;
 mod lists;
 mod progress;
 mod providers;
+mod watch;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -16,22 +17,21 @@ use std::process::ExitCode;
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_dataplane::netlink::index_of;
 use allowlist_dataplane::sockets;
-use allowlist_dataplane::{self as dataplane, Seen, View};
+use allowlist_dataplane::{self as dataplane, View};
 use allowlist_files::bounded;
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::error_code::bail_with;
 use allowlist_policy::explain::Question;
 use allowlist_policy::hints;
-use allowlist_policy::text::{on_one_line, printable, printable_json};
+use allowlist_policy::text::{printable, printable_json};
 use anyhow::{Context as _, Result};
-use jiff::Timestamp;
 use log::{debug, info, warn};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
 use crate::cli::{
     Cli, Command, Explain, FlowsCommand, InlineConfig, List, Log, Output, Paths, Require, Run,
-    StatusOptions, Watch, generate,
+    StatusOptions, generate,
 };
 use crate::config::Config;
 use crate::control::Client;
@@ -39,9 +39,7 @@ use crate::daemon::{self, Daemon, Signals};
 use crate::error_code::code_of;
 use crate::journal::ConfigText;
 use crate::notify::Notify;
-use crate::report::{
-    self, Added, AuditLog, Epoch, Explanation, PolicyList, Report, Sources, Status,
-};
+use crate::report::{self, Added, AuditLog, Explanation, PolicyList, Report, Sources, Status};
 use crate::trusted_paths;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
@@ -115,7 +113,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::List(options) => list(&paths, &options).await,
             Command::Mode(options) => change::mode(&paths, options).await,
             Command::Flows { command } => flows(&paths, &command),
-            Command::Watch(options) => watch(&paths, &options).await,
+            Command::Watch(options) if options.egress => watch::calls(&paths, &options).await,
+            Command::Watch(options) => watch::packets(&paths, &options).await,
             Command::Detach(options) => detach::run(&paths, &options),
             Command::Verify(output) => verify(output),
             Command::Completions(options) => print(&generate::completions(options.shell)),
@@ -405,54 +404,6 @@ async fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
     };
     print_report(&explanation, options.output)?;
     Ok(answer(!explanation.is_dropped()))
-}
-
-async fn watch(paths: &Paths, options: &Watch) -> Result<()> {
-    let mut signals = Signals::listen()?;
-    let mut watch = dataplane::Watch::open(&paths.pin_dir)?;
-    let view = View::open(&paths.pin_dir)?;
-    let mut observes = view.control()?.observe;
-    if observes {
-        info!("{}", shown_in(observes));
-    }
-    let epoch = Epoch::new(Timestamp::now(), dataplane::kernel_clock());
-    let mut out = std::io::stdout();
-    let mut left = options.count;
-    while left != Some(0) {
-        let seen = tokio::select! {
-            seen = watch.next() => seen?,
-            () = signals.end() => break,
-        };
-        // A change of the mode changes the meaning of the next lines.
-        if let Ok(control) = view.control()
-            && control.observe != observes
-        {
-            observes = control.observe;
-            info!("{}", shown_in(observes));
-        }
-        let line = if options.json {
-            printable_json(&report::seen_json(&seen, epoch).to_string()).into_owned()
-        } else {
-            on_one_line(&report::seen_text(&seen, epoch)).into_owned()
-        };
-        if writeln!(out, "{line}").is_err() {
-            break; // the reader has closed the pipe
-        }
-        match seen {
-            Seen::Detached => break,
-            Seen::Drop(..) => left = left.map(|left| left - 1),
-            Seen::Suppressed(_) => {}
-        }
-    }
-    Ok(())
-}
-
-fn shown_in(observe: bool) -> &'static str {
-    if observe {
-        "observe mode: the packets shown pass; enforce mode would drop them"
-    } else {
-        "enforce mode: the packets shown are dropped"
-    }
 }
 
 fn verify(output: Output) -> Result<()> {

@@ -4,6 +4,7 @@
 mod added;
 mod attach;
 mod audit;
+mod call;
 mod changes;
 mod egress;
 mod event;
@@ -15,6 +16,7 @@ mod plan;
 mod policies;
 mod providers;
 mod rejected;
+mod repeats;
 mod sources;
 mod status;
 mod table;
@@ -26,6 +28,9 @@ use serde_json::{Value, json};
 pub use added::Added;
 pub use attach::ExpectedAttach;
 pub use audit::AuditLog;
+pub use call::{
+    CallNames, Caller, Users, call_json, call_text, repeats_text, suppressed_calls_text,
+};
 pub use changes::{
     Outcome, diff_json, diff_text, history_text, refreshed_text, signed, widest_first,
 };
@@ -38,6 +43,7 @@ pub use plan::Plan;
 pub use policies::PolicyList;
 pub use providers::{provider_json, provider_text, providers_json, providers_text};
 pub use rejected::rejected_text;
+pub use repeats::{Repeats, SeenRepeats, reached};
 pub use sources::Sources;
 pub use status::Status;
 use table::{Table, shortened, table, width};

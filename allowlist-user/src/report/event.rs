@@ -144,7 +144,8 @@ fn flags(event: &Event) -> Vec<&'static str> {
         .collect()
 }
 
-fn protocol(number: u8) -> String {
+/// Returns the name of an IP protocol, or its number.
+pub(super) fn protocol(number: u8) -> String {
     match number {
         TCP => "tcp".to_owned(),
         UDP => "udp".to_owned(),

@@ -6,6 +6,7 @@ mod calls;
 mod replies;
 mod switching;
 mod units;
+mod watching;
 
 use std::path::PathBuf;
 
