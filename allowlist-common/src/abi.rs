@@ -10,6 +10,7 @@ mod event;
 mod fallback;
 mod generation;
 mod identity;
+mod names;
 mod services;
 
 pub use control::{
@@ -30,6 +31,12 @@ pub use event::{EVENTS_PER_WINDOW, Event, EventBudget, window};
 pub use fallback::Fallback;
 pub use generation::{GenerationTables, MIN_POOL_WORDS, Root};
 pub use identity::{Identity, MAPS_OF_PROGRAM};
+pub use names::{
+    ANSWER_COUNTERS, ASKERS, AnswerCount, AnswerCounters, LEARNED, LEARNED_BELOW, Learned,
+    LearnedNames, ListedName, MAX_LEARNED, MAX_LEARNED_BELOW, MAX_NAMES, NAME_CALLS, NAME_GRANTS,
+    NAME_QUOTA, NAME_STATES, NAMES, NAMES_OF_ADDRESS, NameGrant, NameGrants, NameState, QUERIES,
+    QUERY_PROGRAM, QueryKey, TICK_SHIFT, WILDCARD_QUOTA,
+};
 pub use services::{
     CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, fragment_class, service_set,
 };
@@ -274,9 +281,9 @@ pub struct Interface {
 #[cfg(feature = "aya")]
 mod user {
     use super::{
-        Calls, Counters, DaemonProcess, EgressCounters, EgressEvent, EgressLease, EgressSettings,
-        Event, EventBudget, Fallback, Grant, Identity, Interface, Received, RuleCalls,
-        ServiceTable, ServiceTraffic, Traffic, UnitKey,
+        AnswerCounters, Calls, Counters, DaemonProcess, EgressCounters, EgressEvent, EgressLease,
+        EgressSettings, Event, EventBudget, Fallback, Grant, Identity, Interface, LearnedNames,
+        ListedName, NameState, Received, RuleCalls, ServiceTable, ServiceTraffic, Traffic, UnitKey,
     };
     use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
@@ -293,6 +300,7 @@ mod user {
     }
 
     plain_old_data!(
+        AnswerCounters,
         Calls,
         Counters,
         Crowding,
@@ -309,7 +317,10 @@ mod user {
         Grant,
         Identity,
         Interface,
+        LearnedNames,
+        ListedName,
         Marking,
+        NameState,
         PortsInUse,
         Received,
         RuleCalls,

@@ -63,23 +63,26 @@ pub enum EgressReason {
     Reply = 4,
     /// A rule allows the destination by a prefix.
     Allowed = 5,
+    /// A rule allows the destination by a name, for which a resolver answered it.
+    AllowedName = 6,
     /// The destination is in a closed range (private and special-use addresses), and no rule allows it by a prefix.
-    ClosedRange = 6,
+    ClosedRange = 7,
     /// No rule allows the destination: the default verdict applies.
-    Default = 7,
+    Default = 8,
     /// The program did not find its own tables. Does not occur in an intact installation.
-    InternalError = 8,
+    InternalError = 9,
 }
 
 impl EgressReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Local,
         Self::Daemon,
         Self::Resolver,
         Self::Essential,
         Self::Reply,
         Self::Allowed,
+        Self::AllowedName,
         Self::ClosedRange,
         Self::Default,
         Self::InternalError,
@@ -94,6 +97,7 @@ impl EgressReason {
             Self::Essential => "essential",
             Self::Reply => "reply",
             Self::Allowed => "allowed",
+            Self::AllowedName => "allowed-name",
             Self::ClosedRange => "closed-range",
             Self::Default => "default",
             Self::InternalError => "internal-error",
@@ -139,6 +143,10 @@ pub trait EgressTables {
     fn rule_counter_id(&self, rules: ServiceId) -> u32;
     /// Returns the rules that allow a destination by a prefix; `None` or a grant without rules if none does.
     fn grant(&self, destination: &Address) -> Option<Grant>;
+    /// Returns the id of a name for which a resolver answered the address, as [`learned`] returns it, a short time ago, if
+    /// one of the rules in `rules`, a set of kernel services, allows that name and the range of the address; 0 if there
+    /// is no such name.
+    fn learned_name(&self, destination: &Address, rules: u64) -> u32;
 }
 
 /// The verdict on a request, with its reason and counter ids.
@@ -153,6 +161,8 @@ pub struct EgressDecision {
     /// The counter id of the rules that cover the port (an index into [`crate::abi::EGRESS_RULES`]); 0 if none does, or
     /// if an earlier rule decided.
     pub rules: u32,
+    /// The id of the name by which the destination is allowed (an index into [`crate::abi::NAME_CALLS`]); else 0.
+    pub name: u32,
 }
 
 impl EgressDecision {
@@ -163,6 +173,7 @@ impl EgressDecision {
             reason,
             match_id: 0,
             rules: 0,
+            name: 0,
         }
     }
 
@@ -212,6 +223,14 @@ pub fn decide<T: EgressTables>(request: &Request, tables: &T) -> EgressDecision 
                 };
             }
         }
+        let name = tables.learned_name(&learned(destination), covering);
+        if name != 0 {
+            return EgressDecision {
+                name,
+                rules: counter,
+                ..pass(EgressReason::AllowedName)
+            };
+        }
     }
     let verdict = control.egress_default();
     let reason = match verdict {
@@ -244,6 +263,16 @@ pub const fn embedded(address: Address) -> Option<Address> {
             Some(Address::V4(host as u32))
         }
         _ => None,
+    }
+}
+
+/// Returns the address under which an answer with `address` is stored: that of a translated address is the IPv4 address in
+/// it, and that of an IPv4-mapped address too.
+#[inline(always)]
+pub const fn learned(address: Address) -> Address {
+    match embedded(address) {
+        Some(inner) => inner,
+        None => unmapped(address),
     }
 }
 
@@ -307,7 +336,9 @@ const fn is_local(address: &Address, control: ControlBits) -> bool {
 ///
 /// These are the ranges that IANA's registries of special-purpose addresses (RFC 6890) list as not globally reachable,
 /// without the ranges for documentation; translated addresses count by the IPv4 address in them.
-#[inline(always)]
+///
+/// VERIFIER: a separate function, since its paths would multiply those of each caller.
+#[inline(never)]
 pub const fn is_closed(address: &Address) -> bool {
     match *address {
         Address::V4(address) => is_closed_v4(address),

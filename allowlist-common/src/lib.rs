@@ -56,6 +56,7 @@ compile_error!(
 );
 
 pub mod abi;
+pub mod dns;
 pub mod egress;
 pub mod flow;
 pub mod frame;

@@ -22,6 +22,8 @@ use super::cgroup::Cgroup;
 use super::egress_maps::EgressMaps;
 use super::generations::Generations;
 use super::link::take_off;
+use super::name_maps::{LearnedAddress, forget, learned_addresses, restore};
+use super::netlink::Namespace;
 use super::pins::{Pins, is_pinned};
 use super::ranges;
 use super::sys::{Access, link_program_and_cgroup, open_pinned, update_link};
@@ -55,15 +57,22 @@ pub struct EgressPublication {
     pub process: u32,
 }
 
+impl EgressPublication {
+    /// Returns whether answers of resolvers are read, because a rule lists names.
+    const fn reads_answers(&self) -> bool {
+        self.settings.linger != 0
+    }
+}
+
 /// The egress policy's maps and programs in this process.
 #[derive(Default)]
 pub(super) struct EgressPolicy {
     maps: Option<EgressMaps>,
     /// The loaded programs; `None` before their first use, and after a detach or a resize of the tables.
     programs: Option<Ebpf>,
-    /// The cgroups to which this process attached the loaded programs; `None` before that, and after a detach or a
-    /// resize of the tables.
-    attached: Option<Vec<PathBuf>>,
+    /// The cgroups to which this process attached the loaded programs, and whether the program that notes queries is one
+    /// of them; `None` before that, and after a detach or a resize of the tables.
+    attached: Option<(Vec<PathBuf>, bool)>,
     /// The tables and settings in the active slot; `None` if there is no egress policy, or if this process does not
     /// know which are active.
     published: Option<(Arc<Tables>, EgressSettings)>,
@@ -91,10 +100,16 @@ impl EgressPolicy {
             (Some(wanted), Some((tables, settings))) => {
                 wanted.settings == *settings
                     && is_equal(&wanted.tables, tables)
-                    && self.attached.as_ref() == Some(&wanted.cgroups)
+                    && self.is_attached(wanted)
             }
             _ => false,
         }
+    }
+
+    fn is_attached(&self, wanted: &EgressPublication) -> bool {
+        self.attached.as_ref().is_some_and(|(cgroups, notes)| {
+            *cgroups == wanted.cgroups && *notes == wanted.reads_answers()
+        })
     }
 
     /// Forgets which tables are active, because another slot may have become active.
@@ -128,10 +143,15 @@ impl EgressPolicy {
         maps.set_addresses(&publication.own_addresses)?;
         maps.exempt(publication.process);
         maps.set_units(slot, &rows(&publication.units))?;
-        maps.write(slot, &publication.tables, &table, &publication.settings)?;
-        if self.attached.as_ref() != Some(&publication.cgroups) {
-            self.attach(pins, &publication.cgroups)?;
-            self.attached = Some(publication.cgroups.clone());
+        let settings = EgressSettings {
+            namespace: Namespace::current()?.cookie,
+            ..publication.settings
+        };
+        maps.write(slot, &publication.tables, &table, &settings)?;
+        if !self.is_attached(publication) {
+            let reads_answers = publication.reads_answers();
+            self.attach(pins, &publication.cgroups, reads_answers)?;
+            self.attached = Some((publication.cgroups.clone(), reads_answers));
         }
         Ok(())
     }
@@ -154,16 +174,18 @@ impl EgressPolicy {
 
     /// Returns whether every map and link of the attached policy is pinned; true if this process attached none.
     fn is_whole(&self, pins: &Pins) -> Result<bool> {
-        let Some(cgroups) = &self.attached else {
+        let Some((cgroups, notes_queries)) = &self.attached else {
             return Ok(true);
         };
-        let links = cgroups.len().max(1) * (abi::CONNECT_PROGRAMS.len() + 1);
+        let programs = abi::CONNECT_PROGRAMS.len() + 1 + usize::from(*notes_queries);
+        let links = cgroups.len().max(1) * programs;
         Ok(EgressMaps::are_pinned(pins)? && pinned_links(pins.folder())?.len() >= links)
     }
 
     /// Attaches the programs to the cgroups at `paths`, below the root of cgroup v2, and pins the links. Replaces the
-    /// programs in links that exist, and detaches the programs from other cgroups.
-    fn attach(&mut self, pins: &Pins, paths: &[PathBuf]) -> Result<()> {
+    /// programs in links that exist, and detaches the programs from other cgroups. The program that notes queries is
+    /// attached only if `reads_answers`, since it costs some time for each packet that is sent.
+    fn attach(&mut self, pins: &Pins, paths: &[PathBuf], reads_answers: bool) -> Result<()> {
         let root = [PathBuf::from(ROOT)];
         let paths = if paths.is_empty() { &root } else { paths };
         let cgroups: Vec<Cgroup> = paths
@@ -174,6 +196,13 @@ impl EgressPolicy {
         let _pin_lock = pins.lock_exclusive()?;
         for (place, cgroup) in cgroups.iter().enumerate() {
             for (name, program) in object.programs_mut() {
+                if name == abi::QUERY_PROGRAM && !reads_answers {
+                    let pin = pins.map(&link_name(name, place));
+                    if is_pinned(&pin)? {
+                        take_off(&pin)?;
+                    }
+                    continue;
+                }
                 attach_one(pins, place, cgroup, name, program).with_context(|| {
                     format!(
                         "cannot attach the program {name} of the egress policy to the cgroup {}",
@@ -209,7 +238,8 @@ fn is_equal(a: &Arc<Tables>, b: &Arc<Tables>) -> bool {
             && a.interfaces == b.interfaces
             && a.v4 == b.v4
             && a.v6 == b.v6
-            && a.ids == b.ids)
+            && a.ids == b.ids
+            && a.names == b.names)
 }
 
 /// Loads the object with a pool of `words` words of 8 bytes after the tables of each slot.
@@ -283,7 +313,11 @@ fn attach_one(
             program.take_link(id)?.try_into()?
         }
         Program::CgroupSkb(program) => {
-            let hook = CgroupSkbAttachType::Ingress;
+            let hook = if name == abi::QUERY_PROGRAM {
+                CgroupSkbAttachType::Egress
+            } else {
+                CgroupSkbAttachType::Ingress
+            };
             let id = program.attach(&cgroup.directory, hook, mode)?;
             program.take_link(id)?.try_into()?
         }
@@ -308,7 +342,7 @@ pub(super) fn pinned_links(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let place = abi::CONNECT_PROGRAMS
             .iter()
-            .chain([&abi::RECEIVE_PROGRAM])
+            .chain([&abi::RECEIVE_PROGRAM, &abi::QUERY_PROGRAM])
             .find_map(|program| name.strip_prefix(program)?.strip_prefix('_')?.parse().ok());
         if let Some(place) = place {
             links.push((place, path.clone()));
@@ -370,6 +404,36 @@ impl Dataplane {
         let slot = self.control.effective().slot;
         match &mut self.egress.maps {
             Some(maps) => maps.set_units(slot, &rows(units)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the addresses that resolvers answered for listed names and that are still allowed, sorted by the id of the
+    /// name; none without an egress policy.
+    pub fn learned_addresses(&self) -> Result<Vec<LearnedAddress>> {
+        match &self.egress.maps {
+            Some(_) => learned_addresses(&self.pins),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes all addresses that were learnt for names.
+    pub(super) fn forget_addresses(&self) -> Result<()> {
+        match &self.egress.maps {
+            Some(_) => forget(&self.pins),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds addresses that were learnt earlier, for example before the system was started. `is_wildcard` states whether
+    /// the name with an id is a wildcard. Does nothing without an egress policy.
+    pub fn restore_addresses(
+        &self,
+        addresses: &[LearnedAddress],
+        is_wildcard: impl Fn(u32) -> bool,
+    ) -> Result<()> {
+        match &self.egress.maps {
+            Some(_) => restore(&self.pins, addresses, is_wildcard),
             None => Ok(()),
         }
     }

@@ -18,6 +18,7 @@ use aya::maps::{HashMap, MapData};
 use super::clock::kernel_clock;
 use super::generations::Generations;
 use super::memory::Memory;
+use super::name_maps::NameMaps;
 use super::pins::{Pins, is_pinned};
 use super::ranges;
 use crate::error::{Context as _, Result};
@@ -35,6 +36,7 @@ pub(super) struct EgressMaps {
     process: Memory,
     addresses: HashMap<MapData, [u64; 2], u8>,
     units: HashMap<MapData, UnitKey, u32>,
+    pub(super) names: NameMaps,
 }
 
 impl EgressMaps {
@@ -57,12 +59,13 @@ impl EgressMaps {
             process: memory(PROCESS, 2)?,
             addresses: pins.open_map(OWN_ADDRESSES)?.try_into()?,
             units: pins.open_map(UNITS)?.try_into()?,
+            names: NameMaps::open(pins)?,
         })
     }
 
     /// Writes the tables and settings of a generation into a slot that no program uses. The slot must be large enough.
     pub(super) fn write(
-        &self,
+        &mut self,
         slot: u32,
         tables: &Tables,
         table: &RangeTable,
@@ -82,7 +85,7 @@ impl EgressMaps {
         self.settings
             .part(slot as usize * SETTINGS_WORDS, SETTINGS_WORDS)
             .write(0, words);
-        Ok(())
+        self.names.write(slot, &tables.names)
     }
 
     /// Sets the rows of the units in a slot's tables, by the id of each unit's cgroup, and removes the slot's other

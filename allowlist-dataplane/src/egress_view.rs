@@ -3,8 +3,9 @@
 use std::os::fd::AsFd as _;
 
 use allowlist_common::abi::{
-    self, Calls, EGRESS_COUNTERS, EGRESS_MATCHES, EGRESS_RULES, EgressCounters, MAX_MATCHES,
-    MAX_SERVICE_COUNTS, RuleCalls,
+    self, ANSWER_COUNTERS, AnswerCount, AnswerCounters, Calls, EGRESS_COUNTERS, EGRESS_MATCHES,
+    EGRESS_RULES, EgressCounters, MAX_MATCHES, MAX_NAMES, MAX_SERVICE_COUNTS, NAME_CALLS,
+    RuleCalls,
 };
 use allowlist_common::egress::{Call, EgressReason};
 use allowlist_common::verdict::Verdict;
@@ -12,6 +13,7 @@ use aya::maps::PerCpuArray;
 
 use super::View;
 use super::egress::pinned_links;
+use super::name_maps::{LearnedAddress, learned_addresses};
 use super::sys::{Access, link_program_and_cgroup, open_pinned};
 use super::view::sums;
 use crate::error::{Context as _, Result};
@@ -27,13 +29,25 @@ pub struct EgressCounted {
     pub rules: Vec<RuleCalls>,
     /// The number of cgroups to which every program of the policy is attached.
     pub cgroups: usize,
+    /// What happened to queries, answers and their addresses.
+    pub answers: Vec<(AnswerCount, u64)>,
+    /// The calls that passed because of a name, indexed by the id of the name ([`MAX_NAMES`]).
+    pub names: Vec<Calls>,
+    /// The addresses that were learnt for names and are still allowed, sorted by the id of the name.
+    pub learned: Vec<LearnedAddress>,
 }
 
 impl View {
     /// Returns the counters of the egress policy; `None` if its maps are not pinned.
     ///
-    /// Reads the counters of the match ids below `matches`, and of the counter ids of rules below `rules`.
-    pub fn egress(&self, matches: usize, rules: usize) -> Result<Option<EgressCounted>> {
+    /// Reads the counters of the match ids below `matches`, of the counter ids of rules below `rules`, and of the ids of
+    /// names below `names`.
+    pub fn egress(
+        &self,
+        matches: usize,
+        rules: usize,
+        names: usize,
+    ) -> Result<Option<EgressCounted>> {
         for name in abi::EGRESS_PINNED {
             if !self.has(name)? {
                 return Ok(None);
@@ -53,12 +67,24 @@ impl View {
         }
         let by_match: PerCpuArray<_, Calls> = self.pins.open_map(EGRESS_MATCHES)?.try_into()?;
         let by_rules: PerCpuArray<_, RuleCalls> = self.pins.open_map(EGRESS_RULES)?.try_into()?;
+        let by_name: PerCpuArray<_, Calls> = self.pins.open_map(NAME_CALLS)?.try_into()?;
         Ok(Some(EgressCounted {
             calls,
             matches: sums(&by_match, matches, MAX_MATCHES, Calls::plus)?,
             rules: sums(&by_rules, rules, MAX_SERVICE_COUNTS, RuleCalls::plus)?,
             cgroups: self.egress_cgroups()?,
+            answers: self.answers()?,
+            names: sums(&by_name, names, MAX_NAMES as u32, Calls::plus)?,
+            learned: learned_addresses(&self.pins)?,
         }))
+    }
+
+    fn answers(&self) -> Result<Vec<(AnswerCount, u64)>> {
+        let counters: PerCpuArray<_, AnswerCounters> =
+            self.pins.open_map(ANSWER_COUNTERS)?.try_into()?;
+        let of_cpus = counters.get(&0, 0)?;
+        let sum = |count| of_cpus.iter().map(|one| one.get(count)).sum();
+        Ok(AnswerCount::ALL.map(|count| (count, sum(count))).to_vec())
     }
 
     /// Returns the number of cgroups to which every program of the egress policy is attached.
@@ -74,7 +100,7 @@ impl View {
             }
         }
         let programs = abi::CONNECT_PROGRAMS.len() + 1;
-        let whole = attached.values().filter(|links| **links == programs);
+        let whole = attached.values().filter(|links| **links >= programs);
         Ok(whole.count())
     }
 }

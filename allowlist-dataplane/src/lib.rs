@@ -76,6 +76,7 @@ mod memory;
 mod metadata;
 mod migrate;
 mod mount;
+mod name_maps;
 mod new_link;
 mod pins;
 mod publish;
@@ -126,6 +127,7 @@ pub use self::error::{Error, Result};
 pub use self::facts::require_namespace;
 pub use self::lookup::Lookup;
 pub use self::mount::has_private_pins;
+pub use self::name_maps::LearnedAddress;
 pub use self::pins::{NothingPinned, require_privileges};
 pub use self::selfcheck::{Difference, DifferenceKind};
 pub use self::snapshot::AppliedState;
@@ -357,9 +359,10 @@ impl Dataplane {
         load(self.object, &self.pins, slot, trace, flows::UNUSED)
     }
 
-    /// Resets the counters of sources and services. Call it if the ids under which they count can no longer be mapped
+    /// Resets the counters of sources and services, and removes the addresses that were learnt for names. Call it if the ids under which they count can no longer be mapped
     /// to names.
     pub fn forget_counts(&mut self) -> Result<()> {
+        self.forget_addresses()?;
         self.counters.reset()
     }
 }

@@ -53,7 +53,9 @@ pub fn verify(trace: bool) -> Result<Vec<Verified>> {
         }
     }
     for (name, program) in egress::load_unpinned()?.programs() {
-        let names = abi::CONNECT_PROGRAMS.iter().chain([&abi::RECEIVE_PROGRAM]);
+        let names = abi::CONNECT_PROGRAMS
+            .iter()
+            .chain([&abi::RECEIVE_PROGRAM, &abi::QUERY_PROGRAM]);
         if let Some(name) = names.copied().find(|one| *one == name) {
             verified.push(numbers(name, &program.info()?)?);
         }

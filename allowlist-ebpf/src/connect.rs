@@ -1,5 +1,6 @@
 //! The kernel programs of the egress policy: judge every `connect` and every datagram that a program of this host sends
-//! from a socket that is not connected, and record from whom such a socket has received.
+//! from a socket that is not connected, record from whom such a socket has received, and learn the addresses of names
+//! from the answers of resolvers.
 //!
 //! The programs are attached to a cgroup, usually the root of cgroup v2, and run in the calling process before a packet
 //! is sent. `allowlist_common::egress` makes the decisions. Connections that exist and those that were accepted are
@@ -19,6 +20,8 @@
     reason = "aya's macros generate undocumented items"
 )]
 
+#[path = "connect/answers.rs"]
+mod answers;
 #[path = "connect/count.rs"]
 mod count;
 #[path = "connect/events.rs"]
@@ -27,6 +30,8 @@ mod events;
 mod maps;
 #[path = "connect/received.rs"]
 mod received;
+#[path = "connect/udp.rs"]
+mod udp;
 
 use allowlist_common::abi::ControlBits;
 use allowlist_common::egress::{Call, EgressDecision, Request, decide};
@@ -94,6 +99,7 @@ fn judge(ctx: &SockAddrContext, destination: Address, is_connect: bool) -> i32 {
         return PASS;
     }
     let request = request(ctx, destination, is_connect);
+    maps::note_asker(word, ctx, &request);
     let decision = match Caller::of(word, ctx) {
         Some(caller) => decide(&request, &caller),
         None => EgressDecision::INTERNAL_ERROR,

@@ -4,8 +4,8 @@
 
 use allowlist_common::abi::{GenerationTables, Grant, MIN_POOL_WORDS};
 use allowlist_common::packet::Address;
-use allowlist_common::ranges::Pool;
 use allowlist_common::ranges::v6::{BLOCK_WORDS, Block};
+use allowlist_common::ranges::{MatchId, Pool};
 use allowlist_common::volatile::{VolatileRef, Word};
 use aya_ebpf::Global;
 
@@ -17,12 +17,18 @@ static POOL: Global<u32> = Global::new(MIN_POOL_WORDS);
 /// it.
 #[inline(always)]
 pub fn grant(tables: VolatileRef<'static, GenerationTables>, source: &Address) -> Grant {
+    // Id 0 reaches no service; testing for it would be one more branch to mispredict.
+    tables.grant(find(tables, source))
+}
+
+/// Returns the match id of a source address.
+#[inline(always)]
+pub fn find(tables: VolatileRef<'static, GenerationTables>, source: &Address) -> MatchId {
     let pool = TrailingPool {
         start: tables.pointer().wrapping_add(1).cast(),
         words: POOL.load(),
     };
-    // Id 0 reaches no service; testing for it would be one more branch to mispredict.
-    tables.grant(tables.find(source, &pool))
+    tables.find(source, &pool)
 }
 
 /// The pool: the words after the tables in the same map value.

@@ -11,6 +11,7 @@
 //!
 //! Invariant: the result does not depend on the order of services, sources and prefixes.
 
+mod names;
 mod ranges;
 mod room;
 mod services;
@@ -21,11 +22,13 @@ mod tests;
 use std::collections::BTreeMap;
 
 use allowlist_common::abi::{
-    Grant, InterfaceServices, MAX_MATCHES, MAX_SERVICE_COUNTS, MAX_SERVICES, ServiceTable,
+    Grant, InterfaceServices, MAX_MATCHES, MAX_NAMES, MAX_SERVICE_COUNTS, MAX_SERVICES,
+    ServiceTable,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+pub use self::names::{ListedPattern, NameTable};
 pub use self::ranges::{Part, RangeTable, Words, part_v4, part_v6};
 pub use self::room::require_room;
 use self::services::{Covers, KernelServices};
@@ -48,6 +51,8 @@ pub struct Tables {
     pub v6: Vec<(Ipv6Net, Grant)>,
     /// The names of the sources and services behind the ids in these tables.
     pub ids: IdTable,
+    /// The names whose addresses are learnt from answers, and the rules that allow them; empty for tables of packets.
+    pub names: NameTable,
 }
 
 /// The names of the sources and services behind the ids in the kernel's tables, for reports.
@@ -59,6 +64,10 @@ pub struct IdTable {
     /// The names of the services, indexed by service counter id: those that cover the packet's port or protocol. Id 0
     /// stands for no service, and has no names.
     pub services: Vec<Vec<String>>,
+    /// The listed names of the egress policy, indexed by their ids; wildcards as `*.example.net`. Id 0 stands for no
+    /// name, and is empty.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 impl IdTable {
@@ -75,13 +84,19 @@ impl IdTable {
             }
             hasher.update(b"\n");
         }
-        let length = self.matches.len() + self.services.len();
+        for name in &self.names {
+            hasher.update(name.as_bytes());
+            hasher.update(b"\n");
+        }
+        let length = self.matches.len() + self.services.len() + self.names.len();
         (length as u64) << 32 | u64::from(hasher.finalize())
     }
 
     /// Returns whether each id of `other` has the same names in this table.
     pub fn extends(&self, other: &Self) -> bool {
-        self.matches.starts_with(&other.matches) && self.services.starts_with(&other.services)
+        self.matches.starts_with(&other.matches)
+            && self.services.starts_with(&other.services)
+            && self.names.starts_with(&other.names)
     }
 
     /// Returns the names of the sources behind the match id `matched`; empty for an unknown id.
@@ -131,6 +146,11 @@ pub enum CompileError {
         "the ports belong to more than {} different sets of services, but the kernel counts packets for that many sets at most; nothing was changed; merge services that cover the same ports, or give each port to one service only", MAX_SERVICE_COUNTS - 1
     )]
     TooManyServiceCounts,
+    /// The rules list more names, now and since the ids were assigned, than there are ids ([`MAX_NAMES`]).
+    #[error(
+        "the rules of the egress policy list more than {} names, counting names that were removed since the last detach; nothing was changed; remove names, or write a wildcard such as \"*.example.net\" for several of them", MAX_NAMES - 1
+    )]
+    TooManyNames,
     /// The snapshot has no list of a source that a service or an egress rule uses.
     #[error(
         "source {source_name:?}, which service {service:?} uses, has no list yet; `allowlist sources` shows the reason"
@@ -149,9 +169,10 @@ impl CompileError {
         match self {
             Self::TooManyPrefixes { .. } => ErrorCode::TooManyPrefixes,
             Self::MissingSource { .. } => ErrorCode::MissingLists,
-            Self::TooManyServices { .. } | Self::TooManyMatches | Self::TooManyServiceCounts => {
-                ErrorCode::TooManyCombinations
-            }
+            Self::TooManyServices { .. }
+            | Self::TooManyMatches
+            | Self::TooManyServiceCounts
+            | Self::TooManyNames => ErrorCode::TooManyCombinations,
         }
     }
 }
@@ -163,6 +184,17 @@ pub fn compile(
     snapshot: &Snapshot,
     max_prefixes: u32,
     previous: &IdTable,
+) -> Result<Tables, CompileError> {
+    compile_with(policy, snapshot, max_prefixes, previous, false)
+}
+
+/// Compiles as [`compile`]; `learns` states whether the names of sources are compiled too, for the egress policy.
+fn compile_with(
+    policy: &Policy,
+    snapshot: &Snapshot,
+    max_prefixes: u32,
+    previous: &IdTable,
+    learns: bool,
 ) -> Result<Tables, CompileError> {
     let covers = Covers::of(policy);
     let kernel = KernelServices::new(policy, &covers)?;
@@ -177,6 +209,11 @@ pub fn compile(
     }
     let mut services = covers.table(&kernel);
     kernel.number_counts(policy, &mut ids.services, &mut services.counter_ids)?;
+    let names = if learns {
+        NameTable::new(policy, &kernel.sets, &mut ids.names)?
+    } else {
+        NameTable::default()
+    };
     let mut matches = Matches::new(policy, &kernel.sets, sets, &mut ids.matches);
     let v4 = matches.grants(&v4)?;
     let v6 = matches.grants(&v6)?;
@@ -186,6 +223,7 @@ pub fn compile(
         v4,
         v6,
         ids,
+        names,
     })
 }
 
@@ -206,5 +244,5 @@ pub fn compile_egress(
         return Ok(None);
     };
     let rules = egress.as_services(&policy.sources);
-    compile(&rules, snapshot, max_prefixes, previous).map(Some)
+    compile_with(&rules, snapshot, max_prefixes, previous, true).map(Some)
 }

@@ -24,6 +24,7 @@ mod files;
 mod initial_lists;
 mod interfaces;
 mod kernel;
+mod learned;
 mod opening;
 mod refresh;
 mod refreshing;
@@ -57,6 +58,7 @@ use self::confirm::Pending;
 use self::initial_lists::Late;
 use self::interfaces::{Interfaces, absent};
 use self::kernel::Kernel;
+use self::learned::LearnedFile;
 use self::opening::{Opening, opening_ends};
 use self::refreshing::Refreshes;
 use self::reload::Reloading;
@@ -208,6 +210,8 @@ pub struct Daemon {
     kernel: Kernel,
     interfaces: Interfaces,
     store: Store,
+    /// The file with the addresses that were learnt for names.
+    learned: LearnedFile,
     /// Whether the metadata in the kernel (names and states of sources, for reports) is older than `state`.
     is_meta_outdated: bool,
     schedule: Schedule,
@@ -253,6 +257,7 @@ impl Daemon {
                     }
                     self.look_after_interfaces().await;
                     self.refresh_egress().await;
+                    self.store_learned_if_due().await;
                     self.handle_timers().await;
                     self.update_meta().await;
                     self.store.catch_up_journal();

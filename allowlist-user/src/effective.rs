@@ -206,7 +206,7 @@ impl EffectiveState {
         };
         let ((tables, egress), is_renumbered) = match compile(known) {
             Err(CompileError::TooManyMatches | CompileError::TooManyServiceCounts) => {
-                (compile(&KnownIds::default())?, true)
+                (compile(&known.only_names())?, true)
             }
             compiled => (compiled?, false),
         };
@@ -244,6 +244,20 @@ pub struct KnownIds {
     pub packets: IdTable,
     /// The ids of the counters of the egress policy.
     pub egress: IdTable,
+}
+
+impl KnownIds {
+    /// Returns the ids of names alone: the kernel has addresses by them, and these are no counters that can restart.
+    fn only_names(&self) -> Self {
+        let names = self.egress.names.clone();
+        Self {
+            packets: IdTable::default(),
+            egress: IdTable {
+                names,
+                ..IdTable::default()
+            },
+        }
+    }
 }
 
 /// An effective state, compiled.

@@ -244,6 +244,9 @@ impl GenerationMeta {
                 if other.ids.extends(&meta.ids) {
                     meta.ids = other.ids;
                 }
+                if other.egress_ids.extends(&meta.egress_ids) {
+                    meta.egress_ids = other.egress_ids;
+                }
             }
             return Ok(Some(meta));
         }

@@ -4,6 +4,10 @@
 //! The tables of a generation are [`GenerationTables`](super::GenerationTables) as for packets, in which a rule takes
 //! the place of a service, and a unit that of an interface.
 
+use super::names::{
+    ANSWER_COUNTERS, ASKERS, LEARNED, LEARNED_BELOW, NAME_CALLS, NAME_GRANTS, NAME_STATES, NAMES,
+    QUERIES,
+};
 use super::{EGRESS_BUDGET, EGRESS_EVENTS, EGRESS_LEASE};
 use crate::egress::{Call, EgressReason};
 use crate::verdict::Verdict;
@@ -45,7 +49,7 @@ pub const RECEIVED: &str = "RECEIVED";
 pub const UNITS: &str = "UNITS";
 
 /// The pinned maps of the egress policy, in addition to [`PINNED`](super::PINNED).
-pub const EGRESS_PINNED: [&str; 12] = [
+pub const EGRESS_PINNED: [&str; 21] = [
     EGRESS_TABLES,
     EGRESS_SETTINGS,
     EGRESS_COUNTERS,
@@ -58,6 +62,15 @@ pub const EGRESS_PINNED: [&str; 12] = [
     EGRESS_LEASE,
     EGRESS_EVENTS,
     EGRESS_BUDGET,
+    NAMES,
+    NAME_GRANTS,
+    NAME_STATES,
+    NAME_CALLS,
+    ASKERS,
+    QUERIES,
+    LEARNED,
+    LEARNED_BELOW,
+    ANSWER_COUNTERS,
 ];
 
 /// The maximum number of exempt endpoints, such as resolvers; the daemon exempts only the first of more.
@@ -96,6 +109,12 @@ pub struct EgressSettings {
     pub count: u32,
     /// 1 if a rule is limited to units, so that the caller's cgroups are looked up in [`UNITS`]; else 0.
     pub has_units: u32,
+    /// The time for which a learnt address is valid at least, in nanoseconds; 0 if no rule lists a name, so that answers
+    /// are not read.
+    pub linger: u64,
+    /// The kernel's cookie of the network namespace whose sockets' answers are believed: that of the daemon. The root
+    /// user of another namespace could give itself answers with the address of a resolver.
+    pub namespace: u64,
 }
 
 impl VolatileRef<'_, EgressSettings> {
@@ -128,6 +147,18 @@ impl VolatileRef<'_, EgressSettings> {
             }
         }
         None
+    }
+
+    /// Returns the time for which a learnt address is valid at least, in nanoseconds; 0 if answers are not read.
+    #[inline(always)]
+    pub fn linger(self) -> u64 {
+        field!(self, linger).load()
+    }
+
+    /// Reports whether a network namespace is the one whose sockets' answers are believed.
+    #[inline(always)]
+    pub fn believes(self, namespace: u64) -> bool {
+        field!(self, namespace).load() == namespace
     }
 
     /// Reports whether a rule is limited to units.

@@ -19,6 +19,8 @@ struct World {
     ports: Vec<(u8, u16)>,
     protocols: Vec<u8>,
     allowed: Vec<Address>,
+    /// The addresses that were answered for a name.
+    answered: Vec<Address>,
 }
 
 impl EgressTables for World {
@@ -59,6 +61,11 @@ impl EgressTables for World {
     fn grant(&self, destination: &Address) -> Option<Grant> {
         let is_allowed = self.allowed.contains(destination);
         Some(Grant::new(is_allowed.into(), u32::from(is_allowed) * 9))
+    }
+
+    fn learned_name(&self, destination: &Address, rules: u64) -> u32 {
+        let is_allowed = rules & 1 != 0 && self.answered.contains(destination);
+        u32::from(is_allowed) * 5
     }
 }
 

@@ -1,16 +1,16 @@
-//! Counters of calls: by kind, verdict and reason; by match id; by rules.
+//! Counters of calls: by kind, verdict and reason; by match id; by name; by rules. Counters of answers.
 //!
 //! Invariant: every counter is per CPU. A program of a cgroup can be preempted by another one on the same CPU, so
 //! counters are incremented atomically.
 
 use core::arch::asm;
 
-use allowlist_common::abi::Calls;
+use allowlist_common::abi::{AnswerCount, Calls};
 use allowlist_common::egress::{Call, EgressDecision};
 use allowlist_common::verdict::Verdict;
 use allowlist_ebpf::clock;
 
-use crate::maps::{EGRESS_COUNTERS, EGRESS_MATCHES, EGRESS_RULES};
+use crate::maps::{ANSWER_COUNTERS, EGRESS_COUNTERS, EGRESS_MATCHES, EGRESS_RULES, NAME_CALLS};
 
 /// Counts a judged call: the only place that does.
 #[inline(always)]
@@ -26,6 +26,12 @@ pub(crate) fn record(call: Call, decision: &EgressDecision) {
         // SAFETY: as above.
         add(unsafe { &mut *calls }, now);
     }
+    if decision.name != 0
+        && let Some(calls) = NAME_CALLS.get_ptr_mut(decision.name)
+    {
+        // SAFETY: as above.
+        add(unsafe { &mut *calls }, now);
+    }
     if decision.rules != 0
         && let Some(calls) = EGRESS_RULES.get_ptr_mut(decision.rules)
     {
@@ -35,6 +41,15 @@ pub(crate) fn record(call: Call, decision: &EgressDecision) {
             Verdict::Pass => add(&mut calls.passed, now),
             Verdict::Drop => add(&mut calls.refused, now),
         }
+    }
+}
+
+/// Counts a query, an answer or an address of it.
+#[inline(always)]
+pub(crate) fn answers(count: AnswerCount) {
+    if let Some(counters) = ANSWER_COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's copy; every program changes it by atomic additions only.
+        increment(unsafe { (*counters).cell(count) });
     }
 }
 
@@ -57,4 +72,20 @@ pub(crate) fn increment(counter: &mut u64) {
             one = in(reg) 1_u64,
         );
     }
+}
+
+/// Replaces a word atomically if it has the value `old`; returns whether it had.
+#[inline(always)]
+pub(crate) fn replace(word: *mut u64, old: u64, new: u64) -> bool {
+    let found: u64;
+    // SAFETY: an aligned 8-byte value in a map; the instruction changes nothing else.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({word} + 0, r0, {new})",
+            word = in(reg) word,
+            new = in(reg) new,
+            inout("r0") old => found,
+        );
+    }
+    found == old
 }

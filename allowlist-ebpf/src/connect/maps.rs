@@ -1,23 +1,32 @@
 //! The maps of the egress policy, and lookups in them for one calling program.
 
 use allowlist_common::abi::{
-    Calls, ControlBits, DaemonProcess, EGRESS_EVENT_BYTES, EgressCounters, EgressEvent,
-    EgressLease, EgressSettings, EventBudget, GenerationTables, Grant, MAX_INTERFACES, MAX_MATCHES,
-    MAX_SERVICE_COUNTS, Received, RuleCalls, SLOTS, ServiceId, UnitKey,
+    AnswerCounters, Calls, ControlBits, DaemonProcess, EGRESS_EVENT_BYTES, EgressCounters,
+    EgressEvent, EgressLease, EgressSettings, EventBudget, GenerationTables, Grant, Learned,
+    LearnedNames, ListedName, MAX_INTERFACES, MAX_LEARNED, MAX_LEARNED_BELOW, MAX_MATCHES,
+    MAX_NAMES, MAX_SERVICE_COUNTS, NAMES_OF_ADDRESS, NameGrants, NameState, QueryKey, Received,
+    RuleCalls, SLOTS, ServiceId, UnitKey,
 };
-use allowlist_common::egress::{EgressReason, EgressTables, address_key};
-use allowlist_common::packet::Address;
+use allowlist_common::dns::Noted;
+use allowlist_common::egress::{
+    EgressReason, EgressTables, Request, address_key, is_closed, unmapped,
+};
+use allowlist_common::packet::{Address, UDP};
+use allowlist_common::ranges::MatchId;
 use allowlist_common::volatile::VolatileRef;
 use allowlist_ebpf::control::{Generation, volatile};
 use allowlist_ebpf::{clock, ranges};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_socket_cookie,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie,
+    bpf_get_socket_cookie,
 };
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SockAddrContext;
+
+use crate::udp::Datagram;
 
 /// The maximum number of addresses of this host. With more, a publish of an egress policy fails.
 const MAX_OWN_ADDRESSES: usize = 4096;
@@ -25,6 +34,10 @@ const MAX_OWN_ADDRESSES: usize = 4096;
 const MAX_RECEIVED: usize = 1 << 14;
 /// The maximum number of cgroups of units, in all slots together. With more, a publish of an egress policy fails.
 const MAX_UNITS: usize = 4096;
+/// The number of entries for sockets that asked a resolver; more evict the least recently used entry.
+const MAX_ASKERS: usize = 1 << 13;
+/// The number of queries without an answer that are noted; more evict the least recently used one.
+const MAX_QUERIES: usize = 1 << 12;
 /// The first level of cgroups below the root that is not searched for units: a rule for a unit at this level or deeper
 /// has no effect.
 const MAX_DEPTH: i32 = 12;
@@ -58,6 +71,98 @@ pub(crate) static EGRESS_EVENTS: RingBuf<EgressEvent, { EGRESS_EVENT_BYTES as us
     RingBuf::new();
 #[btf_map]
 pub(crate) static EGRESS_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static NAMES: LpmTrie<[u8; 256], ListedName, { SLOTS as usize * MAX_NAMES }> =
+    LpmTrie::new();
+#[btf_map]
+static NAME_GRANTS: Array<NameGrants, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+#[btf_map]
+pub(crate) static NAME_STATES: Array<NameState, MAX_NAMES, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+#[btf_map]
+pub(crate) static NAME_CALLS: PerCpuArray<Calls, MAX_NAMES> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static ASKERS: LruHashMap<u64, u8, MAX_ASKERS> = LruHashMap::new();
+#[btf_map]
+pub(crate) static QUERIES: LruHashMap<QueryKey, Noted, MAX_QUERIES> = LruHashMap::new();
+#[btf_map]
+pub(crate) static LEARNED: LruHashMap<[u64; 2], LearnedNames, MAX_LEARNED> = LruHashMap::new();
+#[btf_map]
+pub(crate) static LEARNED_BELOW: LruHashMap<[u64; 2], LearnedNames, MAX_LEARNED_BELOW> =
+    LruHashMap::new();
+#[btf_map]
+pub(crate) static ANSWER_COUNTERS: PerCpuArray<AnswerCounters, 1> = PerCpuArray::new();
+
+/// The resolvers of the active generation, whose answers are read.
+#[derive(Clone, Copy)]
+pub(crate) struct Resolvers(VolatileRef<'static, EgressSettings>);
+
+/// Returns the resolvers of the generation in a slot; `None` if no rule lists a name, so that answers are not read.
+#[inline(always)]
+pub(crate) fn resolvers(slot: u32) -> Option<Resolvers> {
+    let settings = EGRESS_SETTINGS.get_ptr(slot).map(volatile)?;
+    (settings.linger() != 0).then_some(Resolvers(settings))
+}
+
+impl Resolvers {
+    /// Reports whether the other endpoint of a datagram is a resolver.
+    #[inline(always)]
+    pub(crate) fn has(self, datagram: &Datagram) -> bool {
+        self.is(&datagram.address, datagram.port)
+    }
+
+    #[inline(always)]
+    fn is(self, address: &Address, port: u16) -> bool {
+        let key = address_key(*address);
+        exempt_endpoint(self.0, &key, UDP.into(), port.into()) == EgressReason::Resolver as u32
+    }
+
+    /// Returns the time for which a learnt address is valid at least, in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn linger(self) -> u64 {
+        self.0.linger()
+    }
+}
+
+/// Returns the number of the reason why an endpoint is exempt; 0, the number of a reason that no endpoint has, if it is
+/// not.
+///
+/// VERIFIER: a separate function, since the loop would be walked for each path that leads here.
+#[inline(never)]
+fn exempt_endpoint(
+    settings: VolatileRef<'static, EgressSettings>,
+    address: &[u64; 2],
+    protocol: u32,
+    port: u32,
+) -> u32 {
+    let exempt = settings.exempt_endpoint(*address, protocol as u8, port as u16);
+    exempt.map_or(0, |reason| reason as u32)
+}
+
+/// Records the socket of a call to a resolver, so that the answer to its query is believed: only sockets in the network
+/// namespace of the daemon, since in a namespace of its own a program could give itself the answer.
+#[inline(always)]
+pub(crate) fn note_asker(word: ControlBits, ctx: &SockAddrContext, request: &Request) {
+    let Some(resolvers) = resolvers(word.slot()) else {
+        return;
+    };
+    if request.protocol != UDP.into() || !resolvers.is(&unmapped(request.destination), request.port)
+    {
+        return;
+    }
+    // SAFETY: the context is this program's.
+    let (namespace, socket) = unsafe {
+        (
+            bpf_get_netns_cookie(ctx.as_ptr()),
+            bpf_get_socket_cookie(ctx.as_ptr()),
+        )
+    };
+    // A lookup marks the entry as recently used, and is cheaper than an insertion.
+    if resolvers.0.believes(namespace) && ASKERS.get_ptr(socket).is_none() {
+        let _ = ASKERS.insert(socket, 1, 0); // fails under contention; the answer is then not read
+    }
+}
 
 /// The tables of the active generation, for one calling program.
 pub(crate) struct Caller<'a> {
@@ -137,8 +242,12 @@ impl EgressTables for Caller<'_> {
 
     #[inline(always)]
     fn exempt_endpoint(&self, address: &Address, protocol: u8, port: u16) -> Option<EgressReason> {
-        self.settings
-            .exempt_endpoint(address_key(*address), protocol, port)
+        let key = address_key(*address);
+        match exempt_endpoint(self.settings, &key, protocol.into(), port.into()) {
+            0 => None,
+            reason if reason == EgressReason::Resolver as u32 => Some(EgressReason::Resolver),
+            _ => Some(EgressReason::Essential),
+        }
     }
 
     #[inline(always)]
@@ -171,6 +280,50 @@ impl EgressTables for Caller<'_> {
 
     #[inline(always)]
     fn grant(&self, destination: &Address) -> Option<Grant> {
-        Some(ranges::grant(self.tables, destination))
+        Some(self.tables.grant(find(self.tables, destination)))
     }
+
+    #[inline(always)]
+    fn learned_name(&self, destination: &Address, rules: u64) -> u32 {
+        if self.settings.linger() == 0 {
+            return 0;
+        }
+        let key = address_key(*destination);
+        learned_name(&key, rules, self.word.slot())
+    }
+}
+
+/// Returns the match id of a destination.
+///
+/// VERIFIER: a separate function, since a translated address is looked up twice: inlined, both lookups' paths are
+/// multiplied.
+#[inline(never)]
+fn find(tables: VolatileRef<'static, GenerationTables>, destination: &Address) -> MatchId {
+    ranges::find(tables, destination)
+}
+
+/// Returns the id of a valid name of an address that one of the rules in the set `rules` allows; 0 if there is none.
+///
+/// VERIFIER: a separate function, since the loops would be walked for each path that leads here.
+#[inline(never)]
+fn learned_name(address: &[u64; 2], rules: u64, slot: u32) -> u32 {
+    let Some(grants) = NAME_GRANTS.get_ptr(slot).map(volatile) else {
+        return 0;
+    };
+    let now = clock::nanoseconds();
+    for names in [LEARNED.get_ptr(address), LEARNED_BELOW.get_ptr(address)] {
+        let Some(names) = names else {
+            continue;
+        };
+        let is_closed = is_closed(&unmapped(Address::V6(*address)));
+        for place in 0..NAMES_OF_ADDRESS {
+            // SAFETY: the kernel keeps the entry while the program runs.
+            let word = unsafe { (&raw const (*names).entries[place]).read_volatile() };
+            let entry = Learned(word);
+            if entry.until() > now && grants.services(entry.id(), is_closed) & rules != 0 {
+                return entry.id();
+            }
+        }
+    }
+    0
 }

@@ -1,12 +1,10 @@
-//! Records from whom unconnected UDP sockets have received, so that their replies pass: the egress policy concerns what
-//! this host's programs initiate.
+//! Reads what the sockets of the cgroup receive: records from whom unconnected UDP sockets have received, so that their
+//! replies pass (the egress policy concerns what this host's programs initiate), and reads the answers of resolvers.
 //!
-//! Runs for every packet to a socket of the cgroup. Packets to other sockets end at a test of the socket's state.
+//! Runs for every packet to a socket of the cgroup; most end at the test for UDP.
 
 use allowlist_common::abi::Received;
 use allowlist_common::egress::address_key;
-use allowlist_common::packet::wire::{extension, ipv4, ipv6};
-use allowlist_common::packet::{Address, UDP};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_TCP_CLOSE;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
@@ -15,13 +13,12 @@ use aya_ebpf::programs::SkBuffContext;
 
 use allowlist_ebpf::control::control;
 
-use crate::maps::RECEIVED;
+use crate::answers;
+use crate::maps::{RECEIVED, resolvers};
+use crate::udp::{self, Datagram, Remote};
 
 /// The return value that lets a packet continue. This program drops no packet.
 const PASS: i32 = 1;
-/// The maximum number of headers after the fixed IPv6 header, including the UDP header. The sender of a packet with
-/// more is not recorded.
-const MAX_EXTENSIONS: usize = 6;
 
 #[expect(
     clippy::needless_pass_by_value,
@@ -29,10 +26,30 @@ const MAX_EXTENSIONS: usize = 6;
 )]
 #[cgroup_skb]
 pub fn allow_received(ctx: SkBuffContext) -> i32 {
-    if is_unconnected(&ctx) && control().is_some_and(|control| control.bits().has_egress()) {
-        let _ = record(&ctx);
-    }
+    let _ = read(&ctx);
     PASS
+}
+
+/// Reads a packet; the result has no meaning.
+#[inline(always)]
+fn read(ctx: &SkBuffContext) -> Option<()> {
+    let word = control()?.bits();
+    if !word.has_egress() {
+        return None;
+    }
+    let is_unconnected = is_unconnected(ctx);
+    let resolvers = resolvers(word.slot());
+    if !is_unconnected && resolvers.is_none() {
+        return None;
+    }
+    let datagram = udp::read(ctx, Remote::Source)?;
+    if is_unconnected {
+        record(ctx, &datagram);
+    }
+    if resolvers?.has(&datagram) {
+        answers::read(ctx, &datagram, resolvers?)?;
+    }
+    Some(())
 }
 
 /// Reports whether the packet's socket is not connected, as that of a UDP server.
@@ -49,65 +66,17 @@ fn is_unconnected(ctx: &SkBuffContext) -> bool {
     }
 }
 
-/// Records the sender of a UDP packet; returns `None` for a packet that is not UDP or cannot be parsed.
+/// Records the sender of a datagram.
 #[inline(always)]
-fn record(ctx: &SkBuffContext) -> Option<()> {
-    let first: u8 = ctx.load(0).ok()?;
-    let (address, header) = match first >> 4 {
-        4 => sender_v4(ctx, first)?,
-        6 => sender_v6(ctx)?,
-        _ => return None,
-    };
-    let port = u16::from_be(ctx.load(header).ok()?);
+fn record(ctx: &SkBuffContext, datagram: &Datagram) {
     let key = Received {
         // SAFETY: the context is this program's.
         socket: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        address: address_key(address),
-        port: port.into(),
+        address: address_key(datagram.address),
+        port: datagram.port.into(),
     };
     // A lookup marks the entry as recently used, and is cheaper than an insertion.
     if RECEIVED.get_ptr(key).is_none() {
         let _ = RECEIVED.insert(key, 1, 0); // fails under contention; the next packet tries again
     }
-    Some(())
-}
-
-#[inline(always)]
-fn sender_v4(ctx: &SkBuffContext, first: u8) -> Option<(Address, usize)> {
-    let protocol: u8 = ctx.load(ipv4::PROTOCOL_AT).ok()?;
-    if protocol != UDP {
-        return None;
-    }
-    let source: u32 = ctx.load(ipv4::SOURCE_AT).ok()?;
-    let header = usize::from(first & ipv4::HEADER_LENGTH) * ipv4::HEADER_LENGTH_UNIT;
-    Some((Address::V4(u32::from_be(source)), header))
-}
-
-#[inline(always)]
-fn sender_v6(ctx: &SkBuffContext) -> Option<(Address, usize)> {
-    let mut next: u8 = ctx.load(ipv6::NEXT_HEADER_AT).ok()?;
-    let mut header = ipv6::HEADER;
-    for _ in 0..=MAX_EXTENSIONS {
-        match next {
-            UDP => {
-                let network: u64 = ctx.load(ipv6::SOURCE_AT).ok()?;
-                let host: u64 = ctx.load(ipv6::SOURCE_AT + 8).ok()?;
-                return Some((
-                    Address::V6([u64::from_be(network), u64::from_be(host)]),
-                    header,
-                ));
-            }
-            extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION => {
-                next = ctx.load(header).ok()?;
-                let units: u8 = ctx.load(header + 1).ok()?;
-                header += (usize::from(units) + 1) * 8;
-            }
-            extension::FRAGMENT => {
-                next = ctx.load(header).ok()?;
-                header += 8;
-            }
-            _ => return None,
-        }
-    }
-    None
 }

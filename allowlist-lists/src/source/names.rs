@@ -44,6 +44,9 @@ type Answered = (Family, Result<Addresses, NameError>);
 /// A name has no addresses, or every query for it failed.
 pub(super) async fn fetch(lookup: &Lookup, now: Timestamp) -> Result<Fetched, NameError> {
     let deadline = Instant::now() + lookup.timeout;
+    if lookup.names.is_empty() {
+        return Ok(union([List::default()], now)); // only wildcards, which cannot be resolved
+    }
     let servers = servers(lookup).await?;
     let mut questions = Vec::new();
     for name in &lookup.names {

@@ -188,6 +188,19 @@ pub(super) fn add_wider<K: Key>(listed: &mut Listed<K>, sets: &mut Sets) {
     }
 }
 
+/// Returns the kernel services that a source may reach, as bits.
+pub(super) fn reach(policy: &Policy, kernel: &[ServiceSet], source: &str) -> u64 {
+    let mut services: ServiceSet = 0;
+    for (place, service) in policy.services.iter().enumerate() {
+        if service.allow.iter().any(|name| name == source) {
+            services |= 1 << place;
+        }
+    }
+    (1..=kernel.len())
+        .filter(|id| kernel[id - 1] & services != 0)
+        .fold(0, |set, id| set | service_set(id as ServiceId))
+}
+
 /// Assigns a grant (the kernel services that it reaches, and a match id) to each set of sources; a set that an earlier
 /// generation had keeps its match id.
 pub(super) struct Matches<'a> {
@@ -208,22 +221,11 @@ impl<'a> Matches<'a> {
         sets: Sets,
         names: &'a mut Vec<Vec<String>>,
     ) -> Self {
-        let reach = |source: &str| {
-            let mut services: ServiceSet = 0;
-            for (place, service) in policy.services.iter().enumerate() {
-                if service.allow.iter().any(|name| name == source) {
-                    services |= 1 << place;
-                }
-            }
-            (1..=kernel.len())
-                .filter(|id| kernel[id - 1] & services != 0)
-                .fold(0, |set, id| set | service_set(id as ServiceId))
-        };
         Self {
             reach: policy
                 .sources
                 .iter()
-                .map(|source| reach(&source.name))
+                .map(|source| reach(policy, kernel, &source.name))
                 .collect(),
             source_names: policy.sources.iter().map(|source| &*source.name).collect(),
             ids: names.iter().cloned().zip(0..).skip(1).collect(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use allowlist_common::abi::{EgressControl, Refusal};
 use allowlist_common::verdict::Verdict;
@@ -23,6 +24,8 @@ pub struct Egress {
     pub resolvers: Vec<SocketAddr>,
     /// The time servers (NTP) that programs may query; empty for none.
     pub time_servers: Vec<IpAddr>,
+    /// The time for which an address is allowed at least, after a resolver answered it for a listed name.
+    pub linger: Duration,
     /// The cgroups whose programs are subject to the policy; empty for the root of cgroup v2, so for all programs.
     pub cgroups: Vec<PathBuf>,
     /// The rules, sorted by name.
@@ -44,6 +47,9 @@ pub struct EgressRule {
 }
 
 impl Egress {
+    /// The default of `linger`.
+    pub const LINGER: Duration = Duration::from_hours(1);
+
     /// Returns the settings of the kernel's control word for this policy in `mode`.
     pub const fn control(&self, mode: Mode) -> EgressControl {
         EgressControl {
@@ -128,6 +134,7 @@ impl Default for Egress {
             errno: Refusal::default(),
             resolvers: Vec::new(),
             time_servers: Vec::new(),
+            linger: Self::LINGER,
             cgroups: Vec::new(),
             rules: Vec::new(),
         }

@@ -129,8 +129,14 @@ pub enum Family {
 /// The options of a source that resolves DNS names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
-    /// The DNS names to resolve, fully qualified; at least one.
+    /// The DNS names to resolve, fully qualified, in lower case; empty only if there are wildcards.
     pub names: Vec<String>,
+    /// The names below which all names are meant, as the egress policy learns them from answers: `example.net` for
+    /// `*.example.net`.
+    pub wildcards: Vec<String>,
+    /// Whether the egress policy allows the addresses that resolvers answer to programs for these names; if false, only
+    /// those that the daemon resolves.
+    pub believes_answers: bool,
     /// The address families to resolve; at least one, in the order IPv4, IPv6.
     pub families: Vec<Family>,
     /// The name servers to query; empty to use those of this host.
@@ -307,7 +313,7 @@ impl fmt::Display for Origin {
                 let urls: Vec<_> = http.urls.iter().map(public_url).collect();
                 out.write_str(&urls.join(" and "))
             }
-            Self::Names(lookup) => write!(out, "the addresses of {}", lookup.names.join(", ")),
+            Self::Names(lookup) => write!(out, "the addresses of {}", lookup.patterns().join(", ")),
             Self::BuiltIn { checked, .. } => {
                 write!(out, "the list compiled in, as published on {checked}")
             }
@@ -356,11 +362,21 @@ impl Lookup {
     pub fn new(names: Vec<String>) -> Self {
         Self {
             names,
+            wildcards: Vec::new(),
+            believes_answers: true,
             families: Family::ALL.to_vec(),
             resolvers: Vec::new(),
             ttl_floor: Self::TTL_FLOOR,
             timeout: Self::TIMEOUT,
         }
+    }
+}
+
+impl Lookup {
+    /// Returns the names and the wildcards as the configuration has them.
+    pub fn patterns(&self) -> Vec<String> {
+        let wildcards = self.wildcards.iter().map(|name| format!("*.{name}"));
+        self.names.iter().cloned().chain(wildcards).collect()
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use allowlist_common::abi::{MAX_ENDPOINTS, MAX_INTERFACES, MAX_SERVICES};
 use allowlist_policy::text::is_deceptive;
@@ -16,11 +18,14 @@ use super::document::{Node, Problems, Table};
 use super::read::{
     MODES, check_name, defined_sources, read_choice, read_filled, read_list, unknown_source,
 };
+use super::sources::read_duration;
 use super::{Config, nearest};
 
 /// The maximum number of units in all rules together: the kernel's table has one row for each, and one for all other
 /// programs.
 const MAX_UNITS: usize = MAX_INTERFACES as usize - 1;
+const LINGER_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_hours(24 * 7);
 /// The port of name servers.
 const DNS: u16 = 53;
 /// The maximum length of a unit's name in systemd, and of a component of a path, in bytes.
@@ -47,6 +52,7 @@ pub(super) fn read_egress(
         "errno",
         "resolvers",
         "time_servers",
+        "linger",
         "cgroups",
         "rules",
     ];
@@ -64,6 +70,7 @@ pub(super) fn read_egress(
             })?;
             check_server(text, address).map(|()| address)
         }),
+        linger: read_linger(table, problems),
         cgroups: read_cgroups(table, problems),
         rules: read_rules(table, root, sources, problems),
     };
@@ -78,6 +85,13 @@ pub(super) fn read_egress(
         );
     }
     Some(egress)
+}
+
+/// Reads the key `linger`.
+fn read_linger(table: &Table, problems: &mut Problems) -> Duration {
+    let mut linger = Egress::LINGER;
+    read_duration(table, "linger", &mut linger, &LINGER_RANGE, problems);
+    linger
 }
 
 const RESOLVERS: &str =

@@ -10,8 +10,8 @@ use std::path::Path;
 use allowlist_common::abi::MAX_SERVICES;
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_policy::{
-    AtStart, Direction, Engine, Keep, MAX_NAME_BYTES, Mode, Policy, ReturnTraffic, Rules, Service,
-    Source, Verdict, is_name,
+    AtStart, Direction, Egress, Engine, Keep, MAX_NAME_BYTES, Mode, Origin, Policy, ReturnTraffic,
+    Rules, Service, Source, Verdict, is_name,
 };
 use toml::Spanned;
 use toml::de::DeTable;
@@ -85,6 +85,10 @@ pub(super) fn config(
     let sources = read_sources(root, folder, problems);
     let services = read_services(root, &sources, problems);
     let egress = read_egress(root, &sources, problems);
+    let mut sources = sources;
+    if let Some(egress) = &egress {
+        set_grace(&mut sources, &services, egress, root);
+    }
     Config {
         interfaces: read_interfaces(root, problems),
         mode: read_choice(root, "mode", &MODES, problems),
@@ -108,6 +112,27 @@ pub(super) fn config(
             sources,
             egress,
         },
+    }
+}
+
+/// Sets the grace period of sources of names that only rules of the egress policy use to `linger`, unless `grace` is
+/// configured: then an address that a name no longer has is refused after the same time, however it became known.
+fn set_grace(sources: &mut [Source], services: &[Service], egress: &Egress, root: &Table) {
+    let unreported = &mut Problems::default();
+    let tables = root.get("sources").and_then(|node| node.table(unreported));
+    for source in sources {
+        let table = tables
+            .as_ref()
+            .and_then(|tables| tables.get(&source.name))
+            .and_then(|node| node.table(unreported));
+        let has_grace = table.is_some_and(|table| table.get("grace").is_some());
+        let is_of_names = matches!(source.origin, Origin::Names(_));
+        let is_allowed = services
+            .iter()
+            .any(|service| service.allow.contains(&source.name));
+        if is_of_names && !has_grace && !is_allowed && egress.user_of(source).is_some() {
+            source.grace = egress.linger.min(Source::LONGEST_GRACE);
+        }
     }
 }
 
@@ -291,6 +316,14 @@ fn read_services(root: &Table, sources: &[Source], problems: &mut Problems) -> V
     services
 }
 
+/// Returns the first wildcard of a source with this name; `None` if it has another name or no wildcard.
+fn wildcard_of<'s>(source: &'s Source, name: &str) -> Option<&'s str> {
+    match &source.origin {
+        Origin::Names(lookup) if source.name == name => lookup.wildcards.first().map(|one| &**one),
+        _ => None,
+    }
+}
+
 /// Returns the names of the tables under `[sources]`, also of those with mistakes.
 pub(super) fn defined_sources<'d>(root: &Table<'d>) -> Vec<&'d str> {
     let sources = root
@@ -315,6 +348,11 @@ fn read_service(
         let mut named = sources.iter().filter(|source| source.name == name);
         if named.any(|source| source.direction == Direction::Outbound) {
             return Err(outbound(name));
+        }
+        if let Some(wildcard) = sources.iter().find_map(|source| wildcard_of(source, name)) {
+            return Err(format!(
+                "{name:?} has the wildcard \"*.{wildcard}\", whose names are known only from the answers to this host's programs; use the source in a rule of [egress] only, or write the full names"
+            ));
         }
         let is_defined = defined.contains(&name);
         is_defined

@@ -21,7 +21,7 @@ use self::format::read_format;
 use self::options::read_options;
 pub(super) use self::options::{TIMEOUT_RANGE, read_ca_only, read_duration, read_size};
 use super::document::{self, Node, Problems, Table};
-use super::read::{check_name, read_filled, read_list};
+use super::read::{check_name, read_choice, read_filled, read_list};
 use super::{sorted, unknown_provider};
 
 /// All keys of a source, each group with the kinds of source that accept it.
@@ -35,6 +35,7 @@ const KEYS: &[(&[&str], &[Kind])] = &[
     (&["file"], &[Kind::File]),
     (&["url"], &[Kind::Fetched]),
     (&["names"], &[Kind::Names]),
+    (&["answers"], &[Kind::Names]),
     (FORMAT_KEYS, &[Kind::Fetched, Kind::File]),
     (FINDING_KEYS, &[Kind::Fetched]),
     (
@@ -229,6 +230,11 @@ fn read_source(
         }
     };
     only_for(table, &source, problems);
+    if let Origin::Names(lookup) = &source.origin
+        && lookup.names.is_empty()
+    {
+        source.gate.min = 0; // nothing can be resolved
+    }
     read_options(&mut source, table, folder, problems);
     Some(source)
 }
@@ -260,8 +266,29 @@ fn read_fetched(table: &Table, problems: &mut Problems) -> Option<Origin> {
 fn read_names(table: &Table, problems: &mut Problems) -> Origin {
     let otherwise =
         "the source has no name to resolve; add one, such as names = [\"egress.example.com\"]";
-    let names = read_filled(table, "names", otherwise, problems, check_host);
-    let mut lookup = Lookup::new(names);
+    let patterns = read_filled(table, "names", otherwise, problems, |text| {
+        match text.strip_prefix("*.") {
+            Some(below) => check_host(below).map(|name| (name, true)),
+            None => check_host(text).map(|name| (name, false)),
+        }
+    });
+    let of_kind = |is_wildcard| {
+        let patterns = patterns.iter().filter(move |one| one.1 == is_wildcard);
+        patterns.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let mut lookup = Lookup::new(of_kind(false));
+    lookup.wildcards = of_kind(true);
+    let answers = [("believe", true), ("poll", false)];
+    lookup.believes_answers = read_choice(table, "answers", &answers, problems);
+    if !lookup.believes_answers
+        && !lookup.wildcards.is_empty()
+        && let Some(node) = table.get("answers")
+    {
+        node.wrong(
+            problems,
+            "prevents the use of the wildcards in `names`, whose names are known only from answers; remove the key, or the wildcards",
+        );
+    }
     lookup.families = read_families(table, problems);
     if let Some(node) = table.get("resolvers") {
         lookup.resolvers = read_list(&node, problems, |text| {

@@ -35,9 +35,14 @@ pub(super) fn publication(
     tables: Option<Arc<Tables>>,
 ) -> Option<EgressPublication> {
     let egress = state.policy().egress.as_ref()?;
+    let tables = tables?;
+    let mut settings = settings(egress, &host_resolvers());
+    if !tables.names.listed.is_empty() {
+        settings.linger = egress.linger.as_nanos() as u64;
+    }
     Some(EgressPublication {
-        tables: tables?,
-        settings: settings(egress, &host_resolvers()),
+        tables,
+        settings,
         control: egress.control(state.egress_mode()),
         cgroups: egress.cgroups.clone(),
         units: egress.unit_paths(),

@@ -22,6 +22,7 @@ use super::confirm::Pending;
 use super::initial_lists::{Fetch, InitialLists};
 use super::interfaces::{Interfaces, look_up_all, warn_of_offloads};
 use super::kernel::Kernel;
+use super::learned::LearnedFile;
 use super::refreshing::Refreshes;
 use super::schedule::Schedule;
 use super::start_plan::{StartPlan, start};
@@ -92,6 +93,7 @@ impl Daemon {
             kernel,
             interfaces: Interfaces::listen(),
             store,
+            learned: LearnedFile::default(),
             is_meta_outdated: false,
             schedule: Schedule::default(),
             expiries: Expiries::new(),
@@ -233,6 +235,7 @@ impl Daemon {
             self.since = Some(Timestamp::now());
         }
         self.is_inactive = false;
+        self.restore_learned().await;
         self.store_meta().await;
         self.store.remove_older_meta();
         for name in &names {

@@ -127,6 +127,7 @@ impl Daemon {
     async fn exit_attached(mut self, message: &str) -> Result<()> {
         self.notify.stopping();
         self.end_egress_exemption().await;
+        self.store_learned().await;
         self.update_meta().await;
         if self.options.trace {
             for facts in present(&self.state.config().interfaces).await? {

@@ -113,6 +113,14 @@ impl Store {
         Ok(&self.state)
     }
 
+    /// Writes a file of the state directory.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written; the earlier one stays then.
+    pub(super) fn write(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        Ok(self.disk()?.write(name, bytes)?)
+    }
+
     /// Returns the number of the newest policy, or `None` if the journal has no policy.
     pub(super) fn policy_number(&self) -> Option<u64> {
         let newest = self.journal.known().newest()?;

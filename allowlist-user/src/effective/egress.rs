@@ -49,6 +49,7 @@ fn settings(old: &Egress, new: &Egress, lines: &mut Lines) {
         errno,
         resolvers,
         time_servers,
+        linger,
         cgroups,
         rules: _,
     } = old;
@@ -58,6 +59,7 @@ fn settings(old: &Egress, new: &Egress, lines: &mut Lines) {
     lines.word("egress errno", errno, &new.errno);
     lines.set("egress resolvers", resolvers, &new.resolvers);
     lines.set("egress time_servers", time_servers, &new.time_servers);
+    lines.value("egress linger", linger, &new.linger, super::time);
     let paths = |paths: &[std::path::PathBuf]| -> Vec<String> {
         paths
             .iter()

@@ -243,13 +243,21 @@ fn http(old: &Http, new: &Http, key: &impl Fn(&str) -> String, lines: &mut Lines
 
 fn lookup(old: &Lookup, new: &Lookup, key: &impl Fn(&str) -> String, lines: &mut Lines) {
     let Lookup {
-        names,
+        names: _,
+        wildcards: _,
+        believes_answers,
         families,
         resolvers,
         ttl_floor,
         timeout,
     } = old;
-    lines.set(&key("names"), names, &new.names);
+    lines.set(&key("names"), &old.patterns(), &new.patterns());
+    lines.value(
+        &key("answers"),
+        believes_answers,
+        &new.believes_answers,
+        |believes| if *believes { "believe" } else { "poll" }.to_owned(),
+    );
     lines.value(&key("families"), families, &new.families, |families| {
         let families: Vec<_> = families.iter().map(|one| format!("{one:?}")).collect();
         families.join(" ").to_ascii_lowercase()

@@ -19,7 +19,34 @@ pub(super) struct EgressStatus {
     control: EgressControl,
     counted: EgressCounted,
     rules: BTreeMap<String, RuleMeta>,
+    /// The names and wildcards that have addresses or calls, also those of earlier policies.
+    by_name: BTreeMap<String, NameStatus>,
     by_rule: BTreeMap<String, RuleCalls>,
+}
+
+/// The state of a name whose addresses are learnt from answers.
+#[derive(Clone, Copy, Default)]
+struct NameStatus {
+    /// The number of addresses that are allowed now.
+    addresses: usize,
+    /// The calls that passed because of the name.
+    passed: Calls,
+}
+
+/// Returns the state of each name that has addresses or calls; `names` are indexed by id.
+fn by_listed_name(names: &[String], counted: &EgressCounted) -> BTreeMap<String, NameStatus> {
+    let mut by_id = vec![NameStatus::default(); names.len()];
+    for (of_name, passed) in by_id.iter_mut().zip(&counted.names) {
+        of_name.passed = *passed;
+    }
+    for learnt in &counted.learned {
+        if let Some(of_name) = by_id.get_mut(learnt.name as usize) {
+            of_name.addresses += 1;
+        }
+    }
+    let all = names.iter().cloned().zip(by_id);
+    all.filter(|(_, one)| one.addresses != 0 || one.passed.count != 0)
+        .collect()
 }
 
 impl EgressStatus {
@@ -33,9 +60,10 @@ impl EgressStatus {
             return Ok(None);
         };
         let ids = meta.map(|meta| meta.egress_ids.clone()).unwrap_or_default();
-        let counted = view.egress(ids.matches.len(), ids.services.len())?;
+        let counted = view.egress(ids.matches.len(), ids.services.len(), ids.names.len())?;
         Ok(counted.map(|counted| Self {
             control: egress,
+            by_name: by_listed_name(&ids.names, &counted),
             by_rule: by_name(&ids.services, &counted.rules, RuleCalls::plus),
             rules: meta
                 .map(|meta| meta.egress_rules.clone())
@@ -118,7 +146,24 @@ impl EgressStatus {
                 rule.ports.join(" "),
             ]);
         }
-        format!("\n{reasons}\n\n{rules}\n")
+        let mut text = format!("\n{reasons}\n\n{rules}\n");
+        if !self.by_name.is_empty() {
+            let mut names = table(&["name", "addresses", "passed", "last"], &[1, 2, 3]);
+            for (name, of_name) in &self.by_name {
+                names.add_row([
+                    name.clone(),
+                    of_name.addresses.to_string(),
+                    of_name.passed.count.to_string(),
+                    last(of_name.passed),
+                ]);
+            }
+            let answers = self.counted.answers.iter().filter(|(_, count)| *count != 0);
+            let answers: Vec<String> = answers
+                .map(|(kind, count)| format!("{} {count}", kind.name()))
+                .collect();
+            text += &format!("\n{names}\nanswers of resolvers: {}\n", answers.join(", "));
+        }
+        text
     }
 
     /// Returns the state as JSON. `last` returns the time of the last call.
@@ -156,6 +201,24 @@ impl EgressStatus {
             });
             counters.insert(call.name().to_owned(), Value::Object(verdicts.collect()));
         }
+        let answers: Map<_, _> = self
+            .counted
+            .answers
+            .iter()
+            .map(|(kind, count)| (kind.name().to_owned(), json!(count)))
+            .collect();
+        let names: Map<_, _> = self
+            .by_name
+            .iter()
+            .map(|(name, of_name)| {
+                let value = json!({
+                    "addresses": of_name.addresses,
+                    "passed": of_name.passed.count,
+                    "last_passed": last(of_name.passed),
+                });
+                (name.clone(), value)
+            })
+            .collect();
         json!({
             "mode": self.mode(),
             "default": self.default(),
@@ -163,6 +226,8 @@ impl EgressStatus {
             "cgroups": self.counted.cgroups,
             "counters": counters,
             "rules": rules,
+            "answers": answers,
+            "names": names,
         })
     }
 }

@@ -1,0 +1,286 @@
+//! Rules by name: a program may connect to what a resolver answered for a listed name, at once, and to nothing that a
+//! stranger or a liar answers.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use allowlist_tests::lab::{Cgroup, Ended, Namespace, Program, Testbed};
+use allowlist_tests::require_root;
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+
+use super::*;
+
+/// The peer's addresses, at which its name server listens.
+const SERVERS: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
+const SOON: Duration = Duration::from_mins(3);
+
+/// The rule for the names `names` on every port.
+fn rule(names: &[&str]) -> String {
+    format!(
+        "
+[egress.rules.named]
+to = [\"named\"]
+ports = [\"udp/443\", \"tcp/443\"]
+
+[sources.named]
+names = {names:?}
+resolvers = [\"127.0.0.1:9\"]
+every = \"24h\"
+timeout = \"200ms\"
+"
+    )
+}
+
+/// The lines of `[egress]` with both of the peer's name servers as resolvers, on port 5300.
+fn resolvers() -> String {
+    let servers =
+        SERVERS.map(|one| std::net::SocketAddr::new(one.parse().expect("it is one"), 5300));
+    format!("resolvers = [\"{}\", \"{}\"]\n", servers[0], servers[1])
+}
+
+/// Starts the daemon with the rule, although no name can be resolved by polling.
+fn start_with(
+    testbed: &Testbed,
+    cgroup: &Cgroup,
+    settings: &str,
+    names: &[&str],
+) -> anyhow::Result<Program> {
+    let text = super::config(cgroup, &format!("{}{settings}{}", resolvers(), rule(names)));
+    let config = testbed
+        .scratch
+        .write("allowlist.toml", format!("at_start = \"drop\"\n{text}"))?;
+    testbed.filter(&["--config".as_ref(), config.as_os_str()])
+}
+
+/// Starts the name server in a namespace.
+fn serve(namespace: &Namespace, address: &str, table: &Value) -> anyhow::Result<Program> {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/egress/name_server.py");
+    let mut command = namespace.command("python3")?;
+    command
+        .arg(script)
+        .args([address, "5300", &table.to_string()]);
+    command.stdout(Stdio::piped());
+    let server = Program::start(command)?;
+    server.wait_for_line("listening", SOON)?;
+    Ok(server)
+}
+
+/// Asks for names in the cgroup, and connects: see `resolve.py`.
+fn resolve(
+    namespace: &Namespace,
+    cgroup: &Cgroup,
+    server: &str,
+    questions: &[&str],
+) -> anyhow::Result<Value> {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/egress/resolve.py");
+    let mut command = namespace.command("python3")?;
+    command.arg(script).args([server, "5300"]).args(questions);
+    cgroup.hold(&mut command)?;
+    let ended = Ended::of(command)?;
+    ensure!(ended.code == Some(0), "{ended:?}");
+    serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))
+}
+
+/// Returns a count of answers from `allowlist status --json`.
+fn answers(testbed: &Testbed, kind: &str) -> anyhow::Result<u64> {
+    let status = testbed.json("status")?;
+    let count: &Value = &status["egress"]["answers"][kind];
+    count.as_u64().with_context(|| status.to_string())
+}
+
+fn records(lines: &[(&str, &str)]) -> Value {
+    let records: Vec<_> = lines
+        .iter()
+        .map(|(kind, data)| json!([kind, 60, data]))
+        .collect();
+    json!({ "records": records })
+}
+
+fn in_mode(mode: &str, address: &str) -> Value {
+    json!({ "records": [["A", 60, address]], "mode": mode })
+}
+
+#[test]
+fn what_is_answered_may_be_connected_to_at_once() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let many: Vec<_> = (1..=32)
+        .map(|n| json!(["A", 60, format!("192.0.2.{n}")]))
+        .collect();
+    let chain: Vec<_> = (1..=16)
+        .map(|n| json!(["CNAME", 60, format!("alias{n}.example.org")]))
+        .chain([
+            json!(["A", 60, "192.0.2.116"]),
+            json!(["AAAA", 60, "2001:db8:bad::116"]),
+        ])
+        .collect();
+    let table = json!({
+        "events.example.com": records(&[("A", "192.0.2.77"), ("AAAA", "2001:db8:bad::77")]),
+        "many.example.com": { "records": many },
+        "chain.example.com": { "records": chain },
+        "plain.example.com": { "records": chain, "mode": "plain" },
+        "case.example.com": in_mode("case", "192.0.2.78"),
+        "mixed.example.com": records(&[("TXT", "192.0.2.99"), ("A", "192.0.2.79")]),
+        "other.example.com": records(&[("A", "192.0.2.80")]),
+        "a.b.wild.example.net": records(&[("A", "192.0.2.81")]),
+        "wild.example.net": records(&[("A", "192.0.2.82")]),
+        "notwild.example.net": records(&[("A", "192.0.2.83")]),
+    });
+    let names = [
+        "events.example.com",
+        "many.example.com",
+        "chain.example.com",
+        "plain.example.com",
+        "case.example.com",
+        "mixed.example.com",
+        "*.wild.example.net",
+    ];
+    let _daemon = start_with(&testbed, &cgroup, "", &names)?;
+    for server in SERVERS {
+        let _server = serve(&testbed.peer, server, &table)?;
+        let questions = [
+            "events.example.com",
+            "unconnected",
+            "events.example.com/AAAA",
+            "EVENTS.Example.com",
+            "many.example.com",
+            "chain.example.com",
+            "chain.example.com/AAAA",
+            "unconnected",
+            "plain.example.com",
+            "case.example.com",
+            "mixed.example.com",
+            "other.example.com",
+            "a.b.wild.example.net",
+            "wild.example.net",
+            "notwild.example.net",
+        ];
+        let results = resolve(&testbed.host, &cgroup, server, &questions)?;
+        let expected = json!([
+            ["ok"],
+            ["ok"],
+            ["ok"],
+            vec!["ok"; 32],
+            ["ok"],
+            ["ok"],
+            ["ok"],
+            ["ok"],
+            ["ok"],
+            ["EPERM"],
+            ["ok"],
+            ["EPERM"],
+            ["EPERM"]
+        ]);
+        assert_eq!(results, expected, "by {server}");
+    }
+    assert_eq!(answers(&testbed, "malformed")?, 0);
+    Ok(())
+}
+
+#[test]
+fn lies_open_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let modes = [
+        "wrong-id",
+        "wrong-name",
+        "wrong-type",
+        "two-questions",
+        "error",
+        "port",
+        "truncated",
+    ];
+    let mut table = json!({});
+    let mut names = Vec::new();
+    let mut questions = Vec::new();
+    for (number, mode) in modes.iter().enumerate() {
+        let (name, address) = (format!("{mode}.example.com"), format!("192.0.2.{number}"));
+        table[&name] = in_mode(mode, &address);
+        questions.push(format!("{name}={address}"));
+        names.push(name);
+    }
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let questions: Vec<&str> = questions.iter().map(|one| &**one).collect();
+    let _daemon = start_with(&testbed, &cgroup, "", &names)?;
+    let _server = serve(&testbed.peer, SERVERS[0], &table)?;
+    let results = resolve(&testbed.host, &cgroup, SERVERS[0], &questions)?;
+    assert_eq!(results, json!(vec![["EPERM"]; modes.len()]));
+    assert_eq!(answers(&testbed, "truncated")?, 1);
+    assert_eq!(answers(&testbed, "addresses")?, 0);
+
+    // A server that is no configured resolver, with the same answer that is believed from a resolver.
+    let table = json!({ "error.example.com": records(&[("A", "192.0.2.100")]) });
+    let stranger = "2001:db8:1::3";
+    allowlist_tests::lab::add_addresses(&testbed.peer, "eth0", &[stranger.parse()?])?;
+    let text = format!(
+        "{}{}",
+        resolvers().replace("2001:db8:1::2", "2001:db8:1::4"),
+        ""
+    );
+    drop(text);
+    let _strange = serve(&testbed.peer, stranger, &table)?;
+    let results = resolve(
+        &testbed.host,
+        &cgroup,
+        stranger,
+        &["error.example.com=192.0.2.100"],
+    );
+    // The policy refuses the query itself: a stranger is not even asked.
+    assert!(results.is_err(), "{results:?}");
+    Ok(())
+}
+
+/// DNS rebinding: an allowed name that is answered with an address of a closed range opens nothing, exact or wildcard.
+#[test]
+fn rebinding_opens_nothing() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let v4 = ["169.254.169.254", "10.0.0.1", "192.168.1.1", "100.64.0.1"];
+    let v6 = ["fd00::1", "64:ff9b::a9fe:a9fe", "::ffff:10.0.0.1"];
+    let all = v4
+        .map(|one| ("A", one))
+        .into_iter()
+        .chain(v6.map(|one| ("AAAA", one)));
+    let lie = records(&all.collect::<Vec<_>>());
+    let table = json!({ "bad.example.com": lie, "bad.wild.example.net": lie });
+    let names = ["bad.example.com", "*.wild.example.net"];
+    let _daemon = start_with(&testbed, &cgroup, "", &names)?;
+    let _server = serve(&testbed.peer, SERVERS[0], &table)?;
+    let questions = [
+        "bad.example.com",
+        "bad.example.com/AAAA",
+        "bad.wild.example.net",
+        "bad.wild.example.net/AAAA",
+    ];
+    let results = resolve(&testbed.host, &cgroup, SERVERS[0], &questions)?;
+    let refused = json!([
+        vec!["EPERM"; 4],
+        vec!["EPERM"; 3],
+        vec!["EPERM"; 4],
+        vec!["EPERM"; 3]
+    ]);
+    assert_eq!(results, refused);
+    assert_eq!(answers(&testbed, "closed-range")?, 14);
+    assert_eq!(answers(&testbed, "addresses")?, 0);
+    Ok(())
+}
+
+/// In a network namespace of its own a program could have the address of a resolver, and answer itself.
+#[test]
+fn answers_in_another_namespace_are_not_believed() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let table = json!({ "events.example.com": records(&[("A", "192.0.2.77")]) });
+    let _daemon = start_with(&testbed, &cgroup, "", &["events.example.com"])?;
+    // The peer's namespace has the resolver's address itself.
+    let _server = serve(&testbed.peer, SERVERS[0], &table)?;
+    let question = ["events.example.com"];
+    let results = resolve(&testbed.peer, &cgroup, SERVERS[0], &question)?;
+    assert_eq!(results, json!([["EPERM"]]));
+    assert_eq!(answers(&testbed, "queries")?, 0);
+    // The same answer in the daemon's namespace is believed, and then valid for programs in the other one.
+    let results = resolve(&testbed.host, &cgroup, SERVERS[0], &question)?;
+    assert_eq!(results, json!([["ok"]]));
+    Ok(())
+}
