@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use allowlist_policy::compile::CompileError;
-use allowlist_policy::{Egress, Feed, Mode};
+use allowlist_policy::{Egress, Feed, Mode, Origin};
 use jiff::Timestamp;
 
 use super::{Compiled, EffectiveState, KnownIds, difference};
@@ -86,6 +86,7 @@ fn has_same_tables(old: &EffectiveState, new: &EffectiveState) -> bool {
     let missing = new.missing();
     old.policy.services == new.policy.services
         && has_same_egress(old, new)
+        && has_same_names(old, new)
         && before.rules == after.rules
         && before.max_prefixes == after.max_prefixes
         && old.missing() == missing
@@ -104,6 +105,28 @@ fn has_same_egress(old: &EffectiveState, new: &EffectiveState) -> bool {
             mode: Mode::default(),
             ..egress
         })
+    });
+    old == new
+}
+
+/// Returns whether both states learn the addresses of the same names, for the same rules: the names are in the tables,
+/// and not in the lists.
+fn has_same_names(old: &EffectiveState, new: &EffectiveState) -> bool {
+    let [old, new] = [old, new].map(|state| {
+        let Some(egress) = &state.policy.egress else {
+            return Vec::new();
+        };
+        let used = state.policy.sources.iter();
+        let used = used.filter(|source| egress.user_of(source).is_some());
+        used.filter_map(|source| match &source.origin {
+            Origin::Names(lookup) if lookup.believes_answers => Some((
+                &source.name,
+                lookup.patterns(),
+                source.gate.allow_special_use,
+            )),
+            _ => None,
+        })
+        .collect()
     });
     old == new
 }

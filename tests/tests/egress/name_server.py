@@ -5,9 +5,10 @@ MODE}; records of type A and AAAA are answered to questions of that type only. P
 
 Modes: "right"; "case" (the answer's question and names in another case); "plain" (without compression); "truncated";
 "wrong-id"; "wrong-name" (repeats another question, for evil.example.net); "wrong-type"; "two-questions"; "error" (NXDOMAIN
-with records); "port" (the answer comes from another port); "twice"; "short" (the last record is cut off).
+with records); "fresh" (an alias, and an address that was in no answer before, in another case); "port" (the answer comes from another port); "twice"; "short" (the last record is cut off).
 """
 
+import itertools
 import json
 import socket
 import struct
@@ -43,10 +44,17 @@ def data_bytes(kind, data):
     return bytes([len(data)]) + data.encode()
 
 
+fresh = itertools.count(20 << 24)
+
+
 def answer(query, table):
     name, kind, end = question_of(query)
     entry = table.get(name.lower(), {"records": [], "mode": "right"})
     mode = entry.get("mode", "right")
+    records = entry["records"]
+    if mode == "fresh":
+        address = socket.inet_ntop(socket.AF_INET, struct.pack("!I", next(fresh)))
+        records, mode = [["CNAME", 1, "alias.example.org"], ["A", 1, address]], "case"
     asked = query[12:end]
     if mode == "case":
         asked = name_bytes(other_case(name)) + query[end - 4 : end]
@@ -55,7 +63,7 @@ def answer(query, table):
     elif mode == "wrong-type":
         asked = query[12 : end - 4] + struct.pack("!HH", 16, 1)
     body, count, owner = b"", 0, name
-    for record_kind, ttl, data in entry["records"]:
+    for record_kind, ttl, data in records:
         number = TYPES[record_kind]
         if record_kind in ("A", "AAAA") and number != kind:
             continue

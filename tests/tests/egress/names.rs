@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use allowlist_tests::lab::{Cgroup, Ended, Namespace, Program, Testbed};
+use allowlist_tests::name_server::{NameServer, Reply};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -15,8 +16,13 @@ use super::*;
 const SERVERS: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
 const SOON: Duration = Duration::from_mins(3);
 
-/// The rule for the names `names` on every port.
+/// The rule for names, which cannot be resolved by polling.
 fn rule(names: &[&str]) -> String {
+    rule_polled(names, "127.0.0.1:9")
+}
+
+/// The rule for names that the daemon resolves by the server `polled`.
+fn rule_polled(names: &[&str], polled: &str) -> String {
     format!(
         "
 [egress.rules.named]
@@ -25,7 +31,7 @@ ports = [\"udp/443\", \"tcp/443\"]
 
 [sources.named]
 names = {names:?}
-resolvers = [\"127.0.0.1:9\"]
+resolvers = [\"{polled}\"]
 every = \"24h\"
 timeout = \"200ms\"
 "
@@ -87,6 +93,12 @@ fn answers(testbed: &Testbed, kind: &str) -> anyhow::Result<u64> {
     let status = testbed.json("status")?;
     let count: &Value = &status["egress"]["answers"][kind];
     count.as_u64().with_context(|| status.to_string())
+}
+
+fn run_done(testbed: &Testbed, command: &str) -> anyhow::Result<()> {
+    let ended = testbed.run(&[command])?;
+    ensure!(ended.code == Some(0), "{ended:?}");
+    Ok(())
 }
 
 fn records(lines: &[(&str, &str)]) -> Value {
@@ -213,12 +225,6 @@ fn lies_open_nothing() -> anyhow::Result<()> {
     let table = json!({ "error.example.com": records(&[("A", "192.0.2.100")]) });
     let stranger = "2001:db8:1::3";
     allowlist_tests::lab::add_addresses(&testbed.peer, "eth0", &[stranger.parse()?])?;
-    let text = format!(
-        "{}{}",
-        resolvers().replace("2001:db8:1::2", "2001:db8:1::4"),
-        ""
-    );
-    drop(text);
     let _strange = serve(&testbed.peer, stranger, &table)?;
     let results = resolve(
         &testbed.host,
@@ -282,5 +288,123 @@ fn answers_in_another_namespace_are_not_believed() -> anyhow::Result<()> {
     // The same answer in the daemon's namespace is believed, and then valid for programs in the other one.
     let results = resolve(&testbed.host, &cgroup, SERVERS[0], &question)?;
     assert_eq!(results, json!([["ok"]]));
+    Ok(())
+}
+
+/// No program is too fast for the kernel: it reads each answer before the program can.
+#[test]
+fn no_connect_precedes_its_answer() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let count = if std::env::var_os("ALLOWLIST_LONG").is_some() {
+        15_000
+    } else {
+        500
+    };
+    let names: Vec<String> = (0..400).map(|n| format!("r{n}.example.com")).collect();
+    let mut table = json!({});
+    for name in &names {
+        table[name] = json!({ "records": [], "mode": "fresh" });
+    }
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let _daemon = start_with(&testbed, &cgroup, "", &names)?;
+    let _server = serve(&testbed.peer, SERVERS[0], &table)?;
+    let races: Vec<Value> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let (testbed, cgroup) = (&testbed, &cgroup);
+                let race = format!("race={count}/{}", client * 100);
+                scope.spawn(move || resolve(&testbed.host, cgroup, SERVERS[0], &[&race]))
+            })
+            .collect();
+        let ended = clients
+            .into_iter()
+            .map(|client| client.join().expect("it ended"));
+        ended.collect::<anyhow::Result<_>>()
+    })?;
+    assert_eq!(races, vec![json!([[]]); 4]);
+    let asked = 4 * count;
+    assert_eq!(answers(&testbed, "queries")?, asked);
+    assert_eq!(answers(&testbed, "answers")?, asked);
+    assert_eq!(answers(&testbed, "addresses")?, asked);
+    assert_eq!(counter(&testbed, "probe", "pass", "allowed-name")?, asked);
+    Ok(())
+}
+
+/// An address is refused after `linger`, by the kernel's clock: also without a daemon.
+#[test]
+fn addresses_are_refused_after_their_time() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let table = json!({
+        "short.example.com": { "records": [["A", 1, "192.0.2.77"]] },
+        "long.example.com": { "records": [["CNAME", 3600, "short.example.org"], ["A", 7200, "192.0.2.78"]] },
+        "alias.example.com": { "records": [["CNAME", 1, "short.example.org"], ["A", 7200, "192.0.2.79"]] },
+    });
+    let names = ["short.example.com", "long.example.com", "alias.example.com"];
+    let daemon = start_with(&testbed, &cgroup, "linger = \"1s\"\n", &names)?;
+    let _server = serve(&testbed.peer, SERVERS[0], &table)?;
+    resolve(&testbed.host, &cgroup, SERVERS[0], &names)?;
+    drop(daemon);
+    let connects = |address| call(&testbed.host, &cgroup, &[("udp_connect", address, 443)]);
+    for address in ["192.0.2.77", "192.0.2.79"] {
+        allowlist_tests::lab::eventually(|| Ok(connects(address)? == ["EPERM"]))?;
+    }
+    assert_eq!(connects("192.0.2.78")?, ["ok"]);
+    // A new answer opens the way again, without a daemon.
+    let results = resolve(&testbed.host, &cgroup, SERVERS[0], &names[..1])?;
+    assert_eq!(results, json!([["ok"]]));
+    Ok(())
+}
+
+/// What was learnt stays valid over a publish, and its rule decides at the time of the call; a daemon that starts with
+/// empty maps takes the addresses from its state directory.
+#[test]
+fn addresses_survive_changes_and_starts() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let table = json!({
+        "one.example.com": records(&[("A", "192.0.2.77")]),
+        "two.example.com": records(&[("A", "192.0.2.77"), ("A", "192.0.2.78")]),
+    });
+    let names = ["one.example.com", "two.example.com"];
+    // The daemon gets another address than the programs.
+    let polled = testbed.host.run(|| {
+        NameServer::start(names.map(|name| {
+            let record = format!("{name} 60 A 20.0.0.200");
+            (name, Reply::records([&*record]))
+        }))
+    })?;
+    let write = |names: &[&str]| {
+        let rule = rule_polled(names, &polled.address().to_string());
+        let text = super::config(&cgroup, &format!("{}{rule}", resolvers()));
+        testbed.scratch.write("allowlist.toml", text)
+    };
+    let config = write(&names)?;
+    let start = || testbed.filter(&["--config".as_ref(), config.as_os_str()]);
+    let mut daemon = start()?;
+    let _server = serve(&testbed.peer, SERVERS[0], &table)?;
+    resolve(&testbed.host, &cgroup, SERVERS[0], &names)?;
+    let connects = || {
+        let addresses = ["192.0.2.77", "192.0.2.78"];
+        call(
+            &testbed.host,
+            &cgroup,
+            &addresses.map(|address| ("udp_connect", address, 443)),
+        )
+    };
+    assert_eq!(connects()?, ["ok", "ok"]);
+    // The address that both names have stays allowed without the one of them.
+    write(&names[..1])?;
+    run_done(&testbed, "reload")?;
+    assert_eq!(connects()?, ["ok", "EPERM"]);
+    write(&names)?;
+    run_done(&testbed, "reload")?;
+    assert_eq!(connects()?, ["ok", "ok"]);
+    // As after a start of the system: without pins, and with the state directory.
+    daemon.stop(nix::sys::signal::Signal::SIGTERM, SOON)?;
+    run_done(&testbed, "detach")?;
+    let _daemon = start()?;
+    assert_eq!(connects()?, ["ok", "ok"]);
     Ok(())
 }

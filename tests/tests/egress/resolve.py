@@ -2,7 +2,8 @@
 
 Arguments: SERVER PORT, then NAME[/TYPE][=ADDRESS] repeated: asks for the name, and connects a UDP socket to ADDRESS, or
 else to each address of the answer. The option "unconnected" before a name makes the query by sendto on a socket that is
-not connected. Prints a JSON list with the results of each name: "ok" or the name of the error for each connect, or
+not connected; "race=COUNT/FIRST" asks COUNT times, in turn for the names "rN.example.com" for 100 numbers N from FIRST,
+and gives the results that are not "ok". Prints a JSON list with the results of each name: "ok" or the name of the error for each connect, or
 ["no answer"].
 """
 
@@ -83,6 +84,21 @@ def resolve(server, port, name, kind, wanted, is_unconnected, identity):
     return [connect(address) for address in addresses(message, kind)]
 
 
+def race(server, port, count, first):
+    asker = socket.socket(family(server), socket.SOCK_DGRAM)
+    asker.connect((server, port))
+    asker.settimeout(60)
+    wrong = []
+    for number in range(count):
+        identity = number & 0xFFFF
+        asker.send(query_for(f"r{first + number % 100}.example.com", "A", identity))
+        for address in addresses(asker.recv(4096), "A"):
+            result = connect(address)
+            if result != "ok":
+                wrong.append([number, address, result])
+    return wrong
+
+
 def main():
     server, port = sys.argv[1], int(sys.argv[2])
     results, is_unconnected = [], False
@@ -91,6 +107,9 @@ def main():
             is_unconnected = True
             continue
         question, _, wanted = argument.partition("=")
+        if question == "race":
+            results.append(race(server, port, *[int(number) for number in wanted.split("/")]))
+            continue
         name, _, kind = question.partition("/")
         results.append(
             resolve(server, port, name, kind or "A", wanted or None, is_unconnected, 4660 + number)
