@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use allowlist_common::abi::{self, EGRESS_TABLES, EgressControl, EgressSettings};
 use allowlist_policy::compile::{RangeTable, Tables};
@@ -415,6 +416,13 @@ impl Dataplane {
             Some(_) => learned_addresses(&self.pins),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Returns the ids of the listed names for which a resolver sent a truncated answer after `since`, on the kernel's
+    /// clock; none without an egress policy.
+    pub fn truncated_names(&self, since: Duration) -> Vec<u32> {
+        let maps = self.egress.maps.as_ref();
+        maps.map_or_else(Vec::new, |maps| maps.names.truncated(since))
     }
 
     /// Removes all addresses that were learnt for names.

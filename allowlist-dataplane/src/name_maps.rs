@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use allowlist_common::abi::{
-    LEARNED, LEARNED_BELOW, Learned, LearnedNames, ListedName, MAX_NAMES, NAME_GRANTS, NAMES,
-    NameGrant, SLOTS,
+    LEARNED, LEARNED_BELOW, Learned, LearnedNames, ListedName, MAX_NAMES, NAME_GRANTS, NAME_STATES,
+    NAMES, NameGrant, NameState, SLOTS,
 };
 use allowlist_common::dns::{NameKey, WildcardKey};
 use allowlist_common::egress::{address_key, learned};
@@ -25,10 +25,14 @@ use crate::error::{Context as _, Result};
 /// The number of words of a slot's grants.
 const GRANT_WORDS: usize = MAX_NAMES * size_of::<NameGrant>() / size_of::<u64>();
 
+/// The number of words of a name's state.
+const STATE_WORDS: usize = size_of::<NameState>() / size_of::<u64>();
+
 /// The open maps of names.
 pub(super) struct NameMaps {
     names: LpmTrie<MapData, [u8; 256], ListedName>,
     grants: Memory,
+    states: Memory,
 }
 
 /// An address that resolvers answered for a name.
@@ -47,6 +51,7 @@ impl NameMaps {
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
             names: pins.open_map(NAMES)?.try_into()?,
+            states: Memory::map(pins.open_data(NAME_STATES)?, STATE_WORDS * MAX_NAMES)?,
             grants: Memory::map(pins.open_data(NAME_GRANTS)?, GRANT_WORDS * SLOTS as usize)?,
         })
     }
@@ -60,6 +65,16 @@ impl NameMaps {
             .part(slot as usize * GRANT_WORDS, GRANT_WORDS)
             .write(0, &grants);
         self.set_names(slot, &table.listed)
+    }
+
+    /// Returns the ids of the names for which a truncated answer was received after `since`, on the kernel's clock.
+    pub(super) fn truncated(&self, since: Duration) -> Vec<u32> {
+        let since = since.as_nanos() as u64;
+        let last = |id: usize| self.states.all().load(id * STATE_WORDS + 2);
+        (0..MAX_NAMES)
+            .filter(|id| last(*id) > since)
+            .map(|id| id as u32)
+            .collect()
     }
 
     /// Sets the names of a slot, and removes its other names.

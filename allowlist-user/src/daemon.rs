@@ -30,6 +30,7 @@ mod refresh;
 mod refreshing;
 mod reload;
 mod requests;
+mod resolvers;
 mod schedule;
 mod selfcheck;
 mod start;
@@ -62,6 +63,7 @@ use self::learned::LearnedFile;
 use self::opening::{Opening, opening_ends};
 use self::refreshing::Refreshes;
 use self::reload::Reloading;
+use self::resolvers::HostResolvers;
 use self::schedule::{Ready, Schedule};
 use self::store::Store;
 use crate::audit::{Actor, AuditEntry};
@@ -212,6 +214,10 @@ pub struct Daemon {
     store: Store,
     /// The file with the addresses that were learnt for names.
     learned: LearnedFile,
+    /// This host's resolvers, for an egress policy that names none.
+    resolvers: HostResolvers,
+    /// The time up to which truncated answers were handled, on the kernel's clock.
+    truncated_until: Duration,
     /// Whether the metadata in the kernel (names and states of sources, for reports) is older than `state`.
     is_meta_outdated: bool,
     schedule: Schedule,
@@ -257,6 +263,7 @@ impl Daemon {
                     }
                     self.look_after_interfaces().await;
                     self.refresh_egress().await;
+                    self.follow_resolvers().await;
                     self.store_learned_if_due().await;
                     self.handle_timers().await;
                     self.update_meta().await;

@@ -82,7 +82,7 @@ pub(super) async fn calls(paths: &Paths, options: &Watch) -> Result<()> {
         repeats: Repeats::default(),
         is_json: options.json,
     };
-    if let Some(counted) = printer.view.egress(0, 0)?
+    if let Some(counted) = printer.view.egress(0, 0, 0)?
         && counted.cgroups == 0
     {
         warn!("the egress policy is attached to no cgroup, so no call is judged");

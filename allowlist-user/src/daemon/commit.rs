@@ -228,7 +228,8 @@ impl Daemon {
             metadata: self.metadata(next, &compiled.ids()).encode(),
             forgets_counts,
             attachments,
-            egress: egress::publication(next, compiled.egress).map(Box::new),
+            egress: egress::publication(next, compiled.egress, self.resolvers.known())
+                .map(Box::new),
             tables: compiled.tables,
         }
     }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use allowlist_common::abi::{EgressSettings, Endpoint, MAX_ENDPOINTS};
 use allowlist_common::egress::{EgressReason, address_key};
 use allowlist_common::packet::{TCP, UDP};
-use allowlist_dataplane::{Dataplane, EgressPublication};
-use allowlist_policy::Egress;
+use allowlist_dataplane::{Dataplane, EgressPublication, kernel_clock};
 use allowlist_policy::compile::Tables;
+use allowlist_policy::{Egress, Origin, Source};
 use log::warn;
 use nix::ifaddrs::getifaddrs;
 
@@ -24,19 +24,18 @@ use crate::effective::EffectiveState;
 const DNS: u16 = 53;
 /// The port of NTP (RFC 5905, 7.2).
 const NTP: u16 = 123;
-/// The file with this host's resolvers (resolv.conf(5)).
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// The maximum size of [`RESOLV_CONF`], in bytes; no resolver is read from a larger file.
-const MAX_RESOLV_CONF: u64 = 1 << 16;
 
 /// Returns the egress policy of a state for the kernel; `None` if it has none.
+///
+/// `resolvers` are those of this host, for a policy that names none.
 pub(super) fn publication(
     state: &EffectiveState,
     tables: Option<Arc<Tables>>,
+    resolvers: &[IpAddr],
 ) -> Option<EgressPublication> {
     let egress = state.policy().egress.as_ref()?;
     let tables = tables?;
-    let mut settings = settings(egress, &host_resolvers());
+    let mut settings = settings(egress, resolvers);
     if !tables.names.listed.is_empty() {
         settings.linger = egress.linger.as_nanos() as u64;
     }
@@ -88,22 +87,6 @@ fn settings(egress: &Egress, host: &[IpAddr]) -> EgressSettings {
     settings
 }
 
-/// Returns the addresses of the resolvers in `/etc/resolv.conf`; none if the file cannot be read.
-fn host_resolvers() -> Vec<IpAddr> {
-    let read = allowlist_files::bounded::Open::configured(MAX_RESOLV_CONF)
-        .read(std::path::Path::new(RESOLV_CONF));
-    let Ok(text) = read else {
-        return Vec::new();
-    };
-    String::from_utf8_lossy(&text)
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
-        })
-        .collect()
-}
-
 /// Returns the addresses of this host's interfaces.
 fn own_addresses() -> nix::Result<BTreeSet<IpAddr>> {
     let addresses = getifaddrs()?.filter_map(|interface| {
@@ -139,6 +122,7 @@ impl Daemon {
                 dataplane.refresh_units(&units)
             })
             .await;
+        self.resolve_truncated().await;
         if let Err(error) = self.restore_egress().await {
             warn!(
                 target: "allowlist::self-check-failed",
@@ -149,6 +133,29 @@ impl Daemon {
             warn!(
                 "cannot update this host's addresses and the cgroups of units for the egress policy: {error:#}"
             );
+        }
+    }
+
+    /// Resolves the names again for which a resolver sent a truncated answer since the last call: the program repeats its
+    /// query by TCP, whose answers are not read.
+    async fn resolve_truncated(&mut self) {
+        let (since, now) = (self.truncated_until, kernel_clock());
+        self.truncated_until = now;
+        let names = self
+            .kernel
+            .run(move |dataplane| dataplane.truncated_names(since));
+        for id in names.await {
+            let Some(name) = self.kernel.ids.egress.names.get(id as usize) else {
+                continue;
+            };
+            let has_name = |source: &&Source| match &source.origin {
+                Origin::Names(lookup) => lookup.names.contains(name),
+                _ => false,
+            };
+            let sources = self.state.policy().used_sources().filter(has_name);
+            for source in sources {
+                self.schedule.make_due(&source.name);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use allowlist_dataplane::interface::require_distinct;
 use allowlist_dataplane::netlink::index_of;
-use allowlist_dataplane::{Dataplane, View, Write, require_namespace};
+use allowlist_dataplane::{Dataplane, View, Write, kernel_clock, require_namespace};
 use allowlist_policy::error_code::{CodedError, ErrorCode, bail_with};
 use allowlist_policy::lockout::ChangeOrigin;
 use allowlist_policy::{AtStart, Mode, Origin};
@@ -24,6 +24,7 @@ use super::interfaces::{Interfaces, look_up_all, warn_of_offloads};
 use super::kernel::Kernel;
 use super::learned::LearnedFile;
 use super::refreshing::Refreshes;
+use super::resolvers::HostResolvers;
 use super::schedule::Schedule;
 use super::start_plan::{StartPlan, start};
 use super::store::Store;
@@ -78,6 +79,8 @@ impl Daemon {
         let mode = by_command.unwrap_or(config.mode);
         let egress_by_command = known.newest().and_then(|policy| policy.change.egress_mode);
         let egress_mode = egress_by_command.unwrap_or_else(|| config.egress_mode());
+        let mut resolvers = HostResolvers::default();
+        resolvers.read().await;
         let mut daemon = Self {
             is_inactive: !first.missing.is_empty() && config.at_start == AtStart::Wait,
             pending: waits.and_then(|waits| Pending::found(&store.journal, waits.left)),
@@ -94,6 +97,8 @@ impl Daemon {
             interfaces: Interfaces::listen(),
             store,
             learned: LearnedFile::default(),
+            resolvers,
+            truncated_until: kernel_clock(),
             is_meta_outdated: false,
             schedule: Schedule::default(),
             expiries: Expiries::new(),
