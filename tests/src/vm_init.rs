@@ -20,12 +20,15 @@ const TESTS: &str = "/tests";
 const ARGUMENTS: &str = "/arguments";
 /// The file with the skips of the test program (`ALLOWLIST_SKIPS`).
 const SKIPS: &str = "/tmp/skips.txt";
+/// The variable by which a test knows that it may change the whole machine.
+const MACHINE: &str = "ALLOWLIST_VM";
 /// The type and mount point of each file system. No other program in this machine mounts any.
-const MOUNTS: [(&str, &str); 5] = [
+const MOUNTS: [(&str, &str); 6] = [
     ("devtmpfs", "/dev"),
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("bpf", "/sys/fs/bpf"),
+    ("cgroup2", "/sys/fs/cgroup"),
     ("tmpfs", "/tmp"),
 ];
 
@@ -65,6 +68,7 @@ fn run() -> anyhow::Result<String> {
     let status = Command::new(TESTS)
         .args(arguments.lines())
         .env("ALLOWLIST_SKIPS", SKIPS)
+        .env(MACHINE, "1")
         .status()
         .with_context(|| format!("cannot start the test program {TESTS}"))?;
     match fs::read_to_string(SKIPS) {

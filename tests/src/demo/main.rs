@@ -1,10 +1,11 @@
 //! `allowlist-demo`: runs the filter in network namespaces, and shows its decisions for real packets.
 //!
 //! `topology` creates a host with the filter, and an internet; `fixtures` has the packets with their expected decisions;
-//! `probe` sends them; `report` prints the results. Invariant: all kernel objects belong to this process, so the kernel
+//! `probe` sends them; `egress` runs programs that connect; `report` prints the results. Invariant: all kernel objects belong to this process, so the kernel
 //! removes them at its end.
 
 mod counters;
+mod egress;
 mod fixtures;
 mod probe;
 mod report;
@@ -30,6 +31,9 @@ struct Options {
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
+    /// Be one of the programs that the egress policy judges: resolve a name by this name server, and connect.
+    #[arg(long, hide = true, value_name = "SERVER")]
+    connect_by: Option<std::net::SocketAddr>,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(server) = options.connect_by {
+        return egress::connect_by(server);
+    }
     ensure!(
         is_root(),
         "the demo needs root, to make network namespaces and to load a BPF program: run it with sudo"
@@ -57,20 +64,25 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     let observed = probe::send_all(&topology, packets)?;
     let counters = topology.counters()?;
+    let attempts = topology.attempts()?;
     if options.json {
-        report::json(&observed, &counters)?;
+        report::json(&observed, &counters, attempts.as_deref())?;
     } else {
         report::text(&observed, &counters)?;
+        report::egress(attempts.as_deref())?;
     }
 
-    let disagreements = report::disagreements(&observed);
+    let mut disagreements = report::disagreements(&observed);
+    disagreements.extend(egress::disagreements(
+        attempts.as_deref().unwrap_or_default(),
+    ));
     for line in &disagreements {
         eprintln!("{line}");
     }
     let count = observed.len();
     ensure!(
         disagreements.is_empty(),
-        "{} of {count} packets have an unexpected result, as listed above",
+        "{} of {count} packets and of the calls of programs have an unexpected result, as listed above",
         disagreements.len()
     );
     if !options.json {

@@ -13,6 +13,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde::Serialize;
 
 use super::counters;
+use super::egress::Attempt;
 use super::fixtures::{Decision, Owner, Port};
 use super::probe::Observed;
 use super::topology::INTERFACE;
@@ -62,8 +63,13 @@ pub(crate) fn text(observed: &[Observed], counters: &Counters) -> io::Result<()>
 }
 
 /// Prints all results as one JSON document.
-pub(crate) fn json(observed: &[Observed], counters: &Counters) -> io::Result<()> {
+pub(crate) fn json(
+    observed: &[Observed],
+    counters: &Counters,
+    attempts: Option<&[Attempt]>,
+) -> io::Result<()> {
     let document = Document {
+        egress: attempts,
         packets: observed.iter().map(PacketLine::new).collect(),
         counters: [(INTERFACE, by_verdict_and_reason(counters))].into(),
     };
@@ -72,8 +78,37 @@ pub(crate) fn json(observed: &[Observed], counters: &Counters) -> io::Result<()>
     writeln!(out)
 }
 
+/// Prints what the programs did that the egress policy judges.
+pub(crate) fn egress(attempts: Option<&[Attempt]>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let Some(attempts) = attempts else {
+        return writeln!(
+            out,
+            "\nThe egress policy is not shown: cgroup v2 is not mounted on this machine."
+        );
+    };
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(["program in", "resolves", "and connects to", "result"]);
+    for attempt in attempts {
+        table.add_row([
+            &attempt.unit,
+            &attempt.name,
+            &format!("{} tcp/{}", attempt.address, attempt.port),
+            &attempt.result,
+        ]);
+    }
+    writeln!(
+        out,
+        "\nThe egress policy allows what a local name server answers for the name to programs in the cgroup\n\
+         alerts only:\n{table}\n"
+    )
+}
+
 #[derive(Serialize)]
-struct Document {
+struct Document<'d> {
+    /// What the programs did that the egress policy judges, or null without cgroup v2.
+    egress: Option<&'d [Attempt]>,
     packets: Vec<PacketLine>,
     counters: BTreeMap<&'static str, CountersByName>,
 }

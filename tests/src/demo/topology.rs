@@ -18,6 +18,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 
 use super::counters;
+use super::egress::{Attempt, Programs};
 use super::fixtures::{OFFICE, PAGERDUTY, Packet, networks};
 
 /// The description of the topology for users.
@@ -42,6 +43,8 @@ const START: Duration = Duration::from_secs(30);
 pub(crate) struct Topology {
     _filter: Program,
     _vendor: Vendor,
+    /// The programs that the egress policy judges; `None` without cgroup v2.
+    programs: Option<Programs>,
     scratch: Scratch,
     /// The namespace of the filter.
     pub(crate) host: Namespace,
@@ -72,7 +75,12 @@ impl Topology {
 
         let list = Answer::json(serde_json::to_string(pagerduty)?);
         let vendor = host.run(|| Vendor::start([("/webhook_ips", list)]))?;
-        let config = scratch.write("allowlist.toml", configuration(&vendor.url("/webhook_ips")))?;
+        let programs = Programs::new(&host, &internet)?;
+        let egress = programs.as_ref().map(Programs::configuration);
+        let config = scratch.write(
+            "allowlist.toml",
+            configuration(&vendor.url("/webhook_ips")) + &egress.unwrap_or_default(),
+        )?;
         let mut command = host.command(allowlist()?)?;
         command
             .arg("run")
@@ -86,10 +94,19 @@ impl Topology {
         Ok(Self {
             _filter: filter,
             _vendor: vendor,
+            programs,
             scratch,
             host,
             internet,
         })
+    }
+
+    /// Runs the programs that the egress policy judges, and returns what each did; `None` without cgroup v2.
+    pub(crate) fn attempts(&self) -> anyhow::Result<Option<Vec<Attempt>>> {
+        let programs = self.programs.as_ref();
+        programs
+            .map(|programs| programs.run(&self.host))
+            .transpose()
     }
 
     /// Returns the counters of the host's interface.

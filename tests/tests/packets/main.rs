@@ -3,6 +3,7 @@
 //! compiled for the host, runs the same frames, so that tests on the host are valid for the kernel.
 
 mod check;
+mod egress_root;
 mod explain;
 mod fast_path;
 mod frames;

@@ -1,0 +1,156 @@
+//! The egress policy attached to the root of cgroup v2, where it judges every program: only in the virtual machine, which
+//! has no programs but these.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use allowlist_common::abi::{EgressSettings, Endpoint};
+use allowlist_common::egress::{EgressReason, address_key};
+use allowlist_common::packet::UDP;
+use allowlist_dataplane::{Dataplane, EgressPublication, detach_all};
+use allowlist_policy::compile::{IdTable, compile, compile_egress};
+use allowlist_policy::{Feed, Mode, Snapshot};
+use allowlist_tests::lab::{Namespace, Scratch};
+use allowlist_tests::{require_root, skip};
+use allowlist_user::config::Config;
+use jiff::Timestamp;
+
+/// The variable that the virtual machine's first process sets.
+const MACHINE: &str = "ALLOWLIST_VM";
+const CONFIG: &str = r#"
+[egress]
+default = "refuse"
+
+[egress.rules.partner]
+to = ["partner", "named"]
+ports = ["tcp/443"]
+
+[sources.partner]
+prefixes = ["203.0.113.0/24"]
+
+[sources.named]
+names = ["events.example.com"]
+"#;
+/// The time to wait for a message on loopback, in an emulated machine.
+const PATIENCE: Duration = Duration::from_mins(2);
+const ALLOWED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The address that the name server of the test answers.
+const ANSWERED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+
+#[test]
+fn the_root_of_the_cgroups_is_judged() -> anyhow::Result<()> {
+    require_root!();
+    if std::env::var_os(MACHINE).is_none() {
+        skip!("it would judge every program of this machine; `cargo xtask vm` runs it");
+    }
+    Namespace::new()?.run(judge_all)
+}
+
+/// Attaches the policy to the root, and makes calls; in a network namespace without a route.
+fn judge_all() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    let resolver = server.local_addr()?;
+    assert_ne!(connect(OTHER), Some(libc::EPERM), "before the policy");
+    let dataplane = publish(scratch.pin_dir(), resolver)?;
+    // There is no route, so an allowed call has another error.
+    let is_judged = || {
+        assert_eq!(connect(OTHER), Some(libc::EPERM));
+        assert_eq!(connect(ALLOWED), Some(libc::ENETUNREACH));
+    };
+    is_judged();
+    drop(dataplane);
+    is_judged(); // the links are pinned: the policy outlives the process that attached it
+
+    // An answer is read also without that process.
+    assert_eq!(connect(ANSWERED), Some(libc::EPERM));
+    thread::scope(|scope| -> io::Result<()> {
+        scope.spawn(|| answer(&server));
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        client.set_read_timeout(Some(PATIENCE))?;
+        client.connect(resolver)?;
+        client.send(&query())?;
+        client.recv(&mut [0; 512])?;
+        Ok(())
+    })?;
+    assert_eq!(connect(ANSWERED), Some(libc::ENETUNREACH));
+
+    // Another process replaces the programs in the links, as an upgrade does, and keeps what was learnt.
+    let dataplane = publish(scratch.pin_dir(), resolver)?;
+    is_judged();
+    assert_eq!(connect(ANSWERED), Some(libc::ENETUNREACH));
+    drop(dataplane);
+    detach_all(scratch.pin_dir())?;
+    assert_ne!(connect(OTHER), Some(libc::EPERM), "after the detach");
+    Ok(())
+}
+
+/// Connects, and returns the number of the error.
+fn connect(address: Ipv4Addr) -> Option<i32> {
+    let connected = TcpStream::connect((address, 443));
+    connected.err().and_then(|error| error.raw_os_error())
+}
+
+/// Publishes the policy, attached to the root. No process is exempt.
+fn publish(pins: &Path, resolver: SocketAddr) -> anyhow::Result<Dataplane> {
+    let policy = Config::parse(CONFIG, Path::new("allowlist.toml"))?.policy;
+    let list = |text: &[&str]| {
+        let prefixes = text.iter().map(|one| one.parse().expect("a prefix"));
+        Arc::new(Feed::new(prefixes.collect(), Timestamp::UNIX_EPOCH))
+    };
+    let mut lists = Snapshot::default();
+    lists.insert("partner".to_owned(), list(&["203.0.113.0/24"]));
+    lists.insert("named".to_owned(), list(&[]));
+    let ids = IdTable::default();
+    let tables = compile(&policy, &lists, 1000, &ids)?;
+    let egress = policy.egress.as_ref().expect("it has one");
+    let mut settings = EgressSettings {
+        count: 1,
+        linger: egress.linger.as_nanos() as u64,
+        ..EgressSettings::default()
+    };
+    let address = address_key(resolver.ip().into());
+    settings.endpoints[0] = Endpoint::new(address, UDP, resolver.port(), EgressReason::Resolver);
+    let publication = EgressPublication {
+        tables: Arc::new(compile_egress(&policy, &lists, 1000, &ids)?.expect("it has one")),
+        settings,
+        control: egress.control(Mode::Enforce),
+        cgroups: Vec::new(),
+        units: Vec::new(),
+        own_addresses: [IpAddr::V4(Ipv4Addr::LOCALHOST)].into(),
+        process: 0,
+    };
+    let mut dataplane = Dataplane::open(pins, Some(8192))?;
+    let rules = Config::parse("", Path::new("allowlist.toml"))?.rules;
+    dataplane.publish_with_egress(&tables, Mode::Enforce, &rules, &[], &[], Some(&publication))?;
+    Ok(dataplane)
+}
+
+/// Returns a query for the A records of the listed name.
+fn query() -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in ["events", "example", "com"] {
+        message.push(label.len() as u8);
+        message.extend(label.bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    message
+}
+
+/// Answers one query with [`ANSWERED`].
+fn answer(server: &UdpSocket) -> io::Result<()> {
+    let mut buffer = [0; 512];
+    let (length, client) = server.recv_from(&mut buffer)?;
+    let mut message = buffer[..length].to_vec();
+    message[2] = 0x81;
+    message[7] = 1;
+    message.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    message.extend(ANSWERED.octets());
+    server.send_to(&message, client).map(drop)
+}
