@@ -172,9 +172,9 @@ pub fn read_question<M: Message, R: Repeat>(message: &M, noted: &mut Noted) -> O
         is_whole: false,
     };
     R::repeat(u32::from(u8::MAX), &mut labels);
-    // The name's length in the message is one byte more at both ends than that of its text.
+    // Without the empty label, the name in the message is one byte longer than its text: the length of the first label.
     let length = labels.at - HEADER;
-    if !labels.is_whole || length < 3 || length > NAME_BYTES {
+    if !labels.is_whole || !(2..=NAME_BYTES + 1).contains(&length) {
         return None;
     }
     noted.set_length(length - 1);
@@ -254,7 +254,7 @@ impl<M: Message> Step for Labels<'_, M> {
             }
             Some(length @ 1..=MAX_LABEL) => {
                 self.at += u32::from(length) + 1;
-                self.at <= HEADER + NAME_BYTES
+                self.at <= HEADER + NAME_BYTES + 1
             }
             _ => false,
         }
@@ -401,3 +401,6 @@ impl<M: Message, S: Sink> Records<'_, M, S> {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests;
