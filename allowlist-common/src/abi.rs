@@ -335,6 +335,7 @@ mod user {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::{NameKey, Noted};
     use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
     /// Maps that older versions pinned have this layout: a different size requires a new `VERSION`.
@@ -368,14 +369,22 @@ mod tests {
         assert_eq!(size_of::<Crowding>(), 8);
         assert_eq!(size_of::<Marking>(), 16);
         assert_eq!(size_of::<PortsInUse>(), 3 * 4 * 65536);
-        assert_eq!(size_of::<EgressSettings>(), 24 * MAX_ENDPOINTS + 8);
-        assert_eq!(size_of::<EgressCounters>(), 8 * 3 * 2 * 9);
+        assert_eq!(size_of::<EgressSettings>(), 24 * MAX_ENDPOINTS + 24);
+        assert_eq!(size_of::<EgressCounters>(), 8 * 3 * 2 * 10);
         assert_eq!(size_of::<EgressEvent>(), 72);
         assert_eq!(size_of::<EgressLease>(), 16);
         assert_eq!(size_of::<Calls>(), 16);
         assert_eq!(size_of::<RuleCalls>(), 32);
         assert_eq!(size_of::<DaemonProcess>(), 16);
         assert_eq!(size_of::<Received>(), 32);
+        assert_eq!(size_of::<NameKey>(), 4 + 256);
+        assert_eq!(size_of::<Noted>(), 260 + 12);
+        assert_eq!(size_of::<ListedName>(), 8);
+        assert_eq!(size_of::<NameGrants>(), 16 * MAX_NAMES);
+        assert_eq!(size_of::<NameState>(), 24);
+        assert_eq!(size_of::<QueryKey>(), 32);
+        assert_eq!(size_of::<LearnedNames>(), 8 * NAMES_OF_ADDRESS);
+        assert_eq!(size_of::<AnswerCounters>(), 8 * 8);
     }
 
     #[test]

@@ -96,6 +96,7 @@ fn world(default_verdict: Verdict) -> World {
             address("10.1.2.3"),
         ]
         .into(),
+        answered: Vec::new(),
     }
 }
 
@@ -169,6 +170,101 @@ fn the_first_applicable_rule_decides() {
     assert_eq!(decide(&dhcp, &world(Verdict::Drop)).reason, Essential);
 }
 
+/// An address that was answered for a name is the last that is allowed, before the default verdict.
+#[test]
+fn answered_addresses_are_allowed() {
+    use EgressReason::{Allowed, AllowedName, ClosedRange, Default, Local, Reply, Resolver};
+    let (tcp, udp) = (u32::from(TCP), u32::from(UDP));
+    let answered = [
+        "198.51.100.7",
+        "198.51.100.9",
+        "203.0.113.5",
+        "203.0.113.9",
+        "203.0.113.53",
+        "2001:db8:9::9",
+        "10.9.9.9",
+        "169.254.169.254",
+        "127.0.0.9",
+        "224.0.0.9",
+        "64:ff9b:1::9",
+        "fd00::9",
+    ];
+    let cases = [
+        // Earlier rules decide.
+        ("127.0.0.9", tcp, 443, Local),
+        ("224.0.0.9", udp, 443, Local),
+        ("203.0.113.5", tcp, 443, Local),
+        ("203.0.113.53", udp, 53, Resolver),
+        ("203.0.113.9", udp, 5000, Reply),
+        ("198.51.100.7", tcp, 443, Allowed),
+        ("64:ff9b::198.51.100.7", tcp, 443, Allowed),
+        // Covered ports and protocols only.
+        ("198.51.100.9", tcp, 443, AllowedName),
+        ("198.51.100.9", udp, 443, AllowedName),
+        ("198.51.100.9", MPTCP, 443, AllowedName),
+        ("198.51.100.9", u32::from(ICMP), 0, AllowedName),
+        ("198.51.100.9", tcp, 80, Default),
+        ("198.51.100.9", 47, 443, Default),
+        ("203.0.113.53", udp, 443, AllowedName),
+        ("2001:db8:9::9", tcp, 443, AllowedName),
+        ("2001:db8:9::9", tcp, 80, Default),
+        ("2001:db8:9::8", tcp, 443, Default),
+        // Other forms of an IPv4 address.
+        ("::ffff:198.51.100.9", tcp, 443, AllowedName),
+        ("64:ff9b::198.51.100.9", tcp, 443, AllowedName),
+        ("64:ff9b::198.51.100.9", tcp, 80, Default),
+        ("64:ff9b::198.51.100.8", tcp, 443, Default),
+        // The name's grant states whether it includes closed ranges; without it, the range is the reason.
+        ("10.9.9.9", tcp, 443, AllowedName),
+        ("::ffff:10.9.9.9", tcp, 443, AllowedName),
+        ("64:ff9b::10.9.9.9", tcp, 443, AllowedName),
+        ("169.254.169.254", tcp, 443, AllowedName),
+        ("169.254.169.254", tcp, 80, ClosedRange),
+        ("64:ff9b:1::9", tcp, 443, AllowedName),
+        ("fd00::9", tcp, 443, AllowedName),
+        ("10.9.9.8", tcp, 443, ClosedRange),
+        ("64:ff9b::10.9.9.8", tcp, 443, ClosedRange),
+    ];
+    for default_verdict in [Verdict::Drop, Verdict::Pass] {
+        let mut world = world(default_verdict);
+        world.answered = answered.map(address).into();
+        for (destination, protocol, port, reason) in cases {
+            let request = request(destination, protocol, port);
+            let decision = decide(&request, &world);
+            let (verdict, reason) = match (reason, default_verdict) {
+                (ClosedRange | Default, Verdict::Pass) => (Verdict::Pass, Default),
+                (ClosedRange | Default, Verdict::Drop) => (Verdict::Drop, reason),
+                _ => (Verdict::Pass, reason),
+            };
+            let found = (decision.verdict, decision.reason);
+            assert_eq!(found, (verdict, reason), "{request:?}");
+            let name = if reason == AllowedName { 5 } else { 0 };
+            assert_eq!(decision.name, name, "{request:?}");
+            let matched = if reason == Allowed { 9 } else { 0 };
+            assert_eq!(decision.match_id, matched, "{request:?}");
+        }
+    }
+}
+
+#[test]
+fn answers_are_stored_by_the_address_on_the_wire() {
+    for (answered, expected) in [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("64:ff9b::192.0.2.1", "192.0.2.1"),
+        ("64:ff9b:1::192.0.2.1", "64:ff9b:1::192.0.2.1"),
+        ("64:ff9b::1:192.0.2.1", "64:ff9b::1:192.0.2.1"),
+        ("::192.0.2.1", "::192.0.2.1"),
+    ] {
+        assert_eq!(learned(address(answered)), address(expected), "{answered}");
+    }
+    let keys = ["192.0.2.1", "2001:db8::1", "::192.0.2.1"].map(|text| address_key(address(text)));
+    assert_eq!(keys[0], [0, 0xffff_c000_0201]);
+    assert_eq!(keys[1], [0x2001_0db8 << 32, 1]);
+    assert_eq!(keys[2], [0, 0xc000_0201]);
+}
+
 #[test]
 fn replies_are_datagrams() {
     let send = request("203.0.113.9", UDP.into(), 5000);
@@ -204,14 +300,16 @@ fn exemptions_can_be_off() {
 
 #[test]
 fn decisions_have_counter_ids() {
-    let world = world(Verdict::Drop);
+    let mut world = world(Verdict::Drop);
+    world.answered.push(address("198.51.100.9"));
     let ids = |destination| {
         let decision = decide(&request(destination, TCP.into(), 443), &world);
-        (decision.match_id, decision.rules)
+        (decision.match_id, decision.rules, decision.name)
     };
-    assert_eq!(ids("198.51.100.7"), (9, 7));
-    assert_eq!(ids("198.51.100.8"), (0, 7));
-    assert_eq!(ids("127.0.0.1"), (0, 0));
+    assert_eq!(ids("198.51.100.7"), (9, 7, 0));
+    assert_eq!(ids("198.51.100.8"), (0, 7, 0));
+    assert_eq!(ids("198.51.100.9"), (0, 7, 5));
+    assert_eq!(ids("127.0.0.1"), (0, 0, 0));
 }
 
 #[test]
