@@ -108,3 +108,6 @@ fn grant(name: &str, patterns: &BTreeMap<String, NameGrant>) -> NameGrant {
     }
     union
 }
+
+#[cfg(test)]
+mod tests;
