@@ -3,6 +3,7 @@
 //!
 //! - `judge`: frames, judged by the product and by the model
 //! - `config`: configuration files
+//! - `dns`: DNS messages, compared with another reader
 //! - `feed`: response bodies of providers
 //! - `pages`: generated web pages, compared with a model of the visible text
 //! - `transfer`: HTTP transfers, complete or truncated
@@ -12,6 +13,7 @@
 //! know how.
 
 pub mod config;
+pub mod dns;
 pub mod feed;
 pub mod judge;
 pub mod pages;

@@ -2,15 +2,17 @@
 //!
 //! Deterministic, and generated at each start. `cargo xtask fuzz` sets the folder.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::{env, fs};
 
 use allowlist_policy::Origin;
 use allowlist_tests::model::policy_strategies::INTERFACES;
 use allowlist_tests::model::traffic::traffic;
+use hickory_proto::rr::{RData, rdata};
 use ipnet::IpNet;
 
+use crate::dns::{Entry, Reply, labels, name_of};
 use crate::judge::{Item, Setting, WORLDS, encode};
 
 /// The environment variable for the folder of the seeds.
@@ -120,6 +122,51 @@ fn is_toml(line: &str) -> bool {
     is_key || line.starts_with('[')
 }
 
+/// Returns responses with each kind of record, with and without compression, and responses that are not believed.
+pub fn dns() -> Vec<Vec<u8>> {
+    let [www, other] = ["www.example.com", "b.example.net"];
+    let entry = |owner: &str, ttl: u32, data: RData| Entry {
+        owner: labels(owner),
+        class: 1,
+        ttl,
+        data,
+    };
+    let a = RData::A(Ipv4Addr::new(192, 0, 2, 1).into());
+    let aaaa = RData::AAAA(Ipv6Addr::LOCALHOST.into());
+    let cname = RData::CNAME(rdata::CNAME(name_of(&labels(other))));
+    let mx = RData::MX(rdata::MX::new(1, name_of(&labels(other))));
+    let answers = [
+        vec![],
+        vec![entry(www, 60, a.clone()), entry("WWW.a.Example", 5, aaaa)],
+        vec![entry(www, 50, cname), entry(other, u32::MAX, a.clone())],
+        vec![entry(www, 9, mx), entry("", 60, a.clone())],
+        vec![entry(other, 1, a.clone()); 40],
+    ];
+    let mut seeds = Vec::new();
+    for (name, kind) in [(www, 1), ("WWW.Example.COM", 28), (other, 1), (www, 16)] {
+        for answers in &answers {
+            for is_compressed in [false, true] {
+                let mut reply = Reply {
+                    is_compressed,
+                    ..Reply::new(name, kind)
+                };
+                reply.sections = [answers.clone(), Vec::new(), answers.clone()];
+                seeds.push(reply.encode());
+            }
+        }
+    }
+    let failed = Reply {
+        code: 3,
+        ..Reply::new(www, 1)
+    };
+    let truncated = Reply {
+        is_truncated: true,
+        ..Reply::new(www, 1)
+    };
+    seeds.extend([failed.encode(), truncated.encode()]);
+    seeds
+}
+
 /// Returns valid and invalid lists of each format.
 pub fn feed() -> Vec<Vec<u8>> {
     [
@@ -202,6 +249,13 @@ mod tests {
     }
 
     #[test]
+    fn seeds_of_messages_have_addresses() {
+        let found: BTreeSet<usize> = dns().iter().map(|seed| crate::dns::run(seed)).collect();
+        // Of the message's own question, and of a noted one that is equal.
+        assert_eq!(found, [0, 1, 2, 4, 40, 80].into());
+    }
+
+    #[test]
     fn only_the_first_configuration_is_invalid() {
         for (index, seed) in config().iter().enumerate() {
             let text = str::from_utf8(seed).expect("text");
@@ -214,6 +268,9 @@ mod tests {
     fn text_seeds_pass() {
         for seed in config() {
             crate::config::run(&seed);
+        }
+        for seed in dns() {
+            crate::dns::run(&seed);
         }
         for seed in feed() {
             crate::feed::run(&seed);

@@ -18,7 +18,7 @@ use clap::ValueEnum;
 
 use crate::{cargo, setup};
 
-/// Fuzz the packet logic, the configuration parser and the list parsers
+/// Fuzz the packet logic, the reader of DNS messages, the configuration parser and the list parsers
 ///
 /// Needs no root. The first build needs a C++ compiler. Stops at the first failing input and prints its path.
 #[derive(clap::Args)]
@@ -55,6 +55,8 @@ enum Target {
     Judge,
     /// Configuration files
     Config,
+    /// DNS messages: the reader compared with another one
+    Dns,
     /// Response bodies of providers
     Feed,
     /// Web pages: the parsed list compared with the visible text
@@ -68,6 +70,7 @@ impl Target {
         match self {
             Self::Judge => "judge",
             Self::Config => "config",
+            Self::Dns => "dns",
             Self::Feed => "feed",
             Self::Pages => "pages",
             Self::Transfer => "transfer",
