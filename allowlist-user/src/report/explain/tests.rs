@@ -46,6 +46,7 @@ fn meta() -> GenerationMeta {
         ids: IdTable {
             matches: vec![words(&[]), words(&["office", "vendor"])],
             services: vec![words(&[]), words(&["web"])],
+            names: Vec::new(),
         },
         egress_ids: IdTable::default(),
         egress_rules: std::collections::BTreeMap::new(),
