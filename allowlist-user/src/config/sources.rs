@@ -230,10 +230,11 @@ fn read_source(
         }
     };
     only_for(table, &source, problems);
-    if let Origin::Names(lookup) = &source.origin
-        && lookup.names.is_empty()
-    {
-        source.gate.min = 0; // nothing can be resolved
+    if let Origin::Names(lookup) = &mut source.origin {
+        read_lookup(lookup, table, problems);
+        if lookup.names.is_empty() {
+            source.gate.min = 0; // nothing can be resolved
+        }
     }
     read_options(&mut source, table, folder, problems);
     Some(source)
@@ -268,7 +269,9 @@ fn read_names(table: &Table, problems: &mut Problems) -> Origin {
         "the source has no name to resolve; add one, such as names = [\"egress.example.com\"]";
     let patterns = read_filled(table, "names", otherwise, problems, |text| {
         match text.strip_prefix("*.") {
-            Some(below) => check_host(below).map(|name| (name, true)),
+            Some(below) => check_host(below)
+                .map(|name| (name, true))
+                .map_err(|error| format!("after \"*.\", {error}")),
             None => check_host(text).map(|name| (name, false)),
         }
     });
@@ -278,8 +281,15 @@ fn read_names(table: &Table, problems: &mut Problems) -> Origin {
     };
     let mut lookup = Lookup::new(of_kind(false));
     lookup.wildcards = of_kind(true);
+    Origin::Names(lookup)
+}
+
+/// Reads the keys of a source of names that override those of a provider.
+fn read_lookup(lookup: &mut Lookup, table: &Table, problems: &mut Problems) {
     let answers = [("believe", true), ("poll", false)];
-    lookup.believes_answers = read_choice(table, "answers", &answers, problems);
+    if table.get("answers").is_some() {
+        lookup.believes_answers = read_choice(table, "answers", &answers, problems);
+    }
     if !lookup.believes_answers
         && !lookup.wildcards.is_empty()
         && let Some(node) = table.get("answers")
@@ -289,7 +299,9 @@ fn read_names(table: &Table, problems: &mut Problems) -> Origin {
             "prevents the use of the wildcards in `names`, whose names are known only from answers; remove the key, or the wildcards",
         );
     }
-    lookup.families = read_families(table, problems);
+    if table.get("families").is_some() {
+        lookup.families = read_families(table, problems);
+    }
     if let Some(node) = table.get("resolvers") {
         lookup.resolvers = read_list(&node, problems, |text| {
             let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
@@ -304,14 +316,10 @@ fn read_names(table: &Table, problems: &mut Problems) -> Origin {
             );
         }
     }
-    Origin::Names(lookup)
 }
 
 /// Reads the array `families`; returns the families sorted and without repetitions.
 fn read_families(table: &Table, problems: &mut Problems) -> Vec<Family> {
-    if table.get("families").is_none() {
-        return Family::ALL.to_vec();
-    }
     let otherwise = "the source would have no addresses; write families = [\"ipv4\"] or [\"ipv6\"], or remove the key for both";
     let families = read_filled(table, "families", otherwise, problems, |text| {
         let known = Family::ALL.into_iter().find(|family| family.key() == text);

@@ -155,6 +155,94 @@ fn options_of_names() {
 }
 
 #[test]
+fn names_below_a_name_are_wildcards() {
+    let lookup = |text: &str| match read(text).origin {
+        Origin::Names(lookup) => lookup,
+        other => panic!("{other:?}"),
+    };
+    let long = [&"a".repeat(63)[..]; 4].join(".");
+    let found = lookup(&format!(
+        "names = ['*.Example.com.', 'example.com', '*.a.example.com', 'B.example.com', '{}']",
+        &long[..253]
+    ));
+    assert_eq!(found.wildcards, ["example.com", "a.example.com"]);
+    assert_eq!(found.names, ["example.com", "b.example.com", &long[..253]]);
+    assert_eq!(
+        found.patterns()[..2],
+        ["example.com".to_owned(), "b.example.com".to_owned()]
+    );
+    assert_eq!(found.patterns()[3..], ["*.example.com", "*.a.example.com"]);
+    assert!(found.believes_answers, "the default");
+    // Nothing can be resolved, so an empty list is complete.
+    let min = |names: &str| read(&format!("names = [{names}]")).gate.min;
+    assert_eq!(min("'*.example.com'"), 0);
+    assert_eq!(min("'*.example.com', 'example.com'"), Gate::default().min);
+    for (answers, believes) in [("believe", true), ("poll", false)] {
+        let found = lookup(&format!("names = ['a.example.com']\nanswers = '{answers}'"));
+        assert_eq!(found.believes_answers, believes);
+    }
+}
+
+#[test]
+fn mistakes_in_names() {
+    let long = [&"a".repeat(63)[..]; 4].join(".");
+    let cases = [
+        "names = []",
+        "names = ['*']",
+        "names = ['*.']",
+        "names = ['*.com']",
+        "names = ['*.com.']",
+        "names = ['*.*.x.y']",
+        "names = ['*x.example.com']",
+        "names = ['a.*.example.com']",
+        "names = ['example.*']",
+        "names = ['**.example.com']",
+        "names = ['*.192.0.2.1']",
+        "names = ['*.2001:db8::1']",
+        "names = ['*.bücher.test']",
+        "names = ['*..example.com']",
+        "names = ['*.example.com', '*.example.com']",
+        &format!("names = ['{}']", &long[..254]),
+        "names = ['*.example.com']\nanswers = 'poll'",
+        "names = ['a.example.com', '*.example.com']\nanswers = 'poll'",
+        "names = ['a.example.com']\nanswers = 'trust'",
+        "names = ['a.example.com']\nanswers = true",
+        "url = 'https://example.com/'\nformat = 'text'\nanswers = 'poll'",
+        "prefixes = ['192.0.2.1']\nanswers = 'believe'",
+        "provider = 'github'\nanswers = 'poll'",
+    ];
+    check_mistakes(
+        cases.map(|text| format!("[sources.x]\n{text}")),
+        &expect_file!["snapshots/mistakes-of-names.txt"],
+    );
+}
+
+/// The names of a provider are from the catalogue; how they are resolved is the configuration's.
+#[test]
+fn options_of_a_provider_of_names() {
+    let lookup = |text: &str| {
+        let source = read(&format!("provider = 'pagerduty-events-hosts'\n{text}"));
+        match source.origin {
+            Origin::Names(lookup) => lookup,
+            other => panic!("{other:?}"),
+        }
+    };
+    let plain = lookup("");
+    assert!(!plain.names.is_empty());
+    assert_eq!(plain, Lookup::new(plain.names.clone()));
+    let text = "answers = 'poll'\nfamilies = ['ipv6']\nresolvers = ['192.0.2.53']\nttl_floor = '5s'\ntimeout = '3s'";
+    let expected = Lookup {
+        believes_answers: false,
+        families: vec![Family::V6],
+        resolvers: vec!["192.0.2.53:53".parse().expect("an address")],
+        ttl_floor: Duration::from_secs(5),
+        timeout: Duration::from_secs(3),
+        ..plain
+    };
+    assert_eq!(lookup(text), expected);
+}
+
+#[test]
 fn gate_options() {
     let source = read(
         r#"
