@@ -159,9 +159,9 @@ fn the_example_has_every_key() {
         ("keep", "keep.0 = 1", 6),
         ("on_change", "on_change.0 = 1", 4),
         ("services", "services.a.0 = 1", 3),
-        ("egress", "egress.0 = 1", 7),
+        ("egress", "egress.0 = 1", 8),
         ("egress", "egress.rules.a.0 = 1", 3),
-        ("sources", "sources.a.0 = 1", 31),
+        ("sources", "sources.a.0 = 1", 32),
     ];
     let mut table = "";
     let mut shown: Vec<(&str, &str)> = Vec::new();

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use allowlist_policy::{Egress, Mode, Snapshot};
+use allowlist_policy::{Egress, Mode, Snapshot, Source};
 use expect_test::{expect, expect_file};
 
 use super::{Config, check_mistakes, error_of, parse_right};
@@ -39,6 +40,7 @@ fn reads_every_key_of_egress() {
         errno = "ECONNREFUSED"
         resolvers = ["192.0.2.53", "192.0.2.53:5353", "[2001:db8::53]:53", "2001:db8::54", "127.0.0.53"]
         time_servers = ["192.0.2.123", "2001:db8::123"]
+        linger = "90m"
         cgroups = ["/system.slice", "/machine.slice/agent 1"]
 
         [egress.rules.workato]
@@ -68,6 +70,7 @@ fn reads_every_key_of_egress() {
                 192.0.2.123,
                 2001:db8::123,
             ],
+            linger: 5400s,
             cgroups: [
                 "/system.slice",
                 "/machine.slice/agent 1",
@@ -162,6 +165,9 @@ fn mistakes_in_egress() {
         "[egress]\ntime_servers = []",
         "[egress]\ntime_servers = ['ntp.example', '192.0.2.123:123', '224.0.1.1', '::ffff:192.0.2.1']",
         "[egress]\ntime_servers = ['2001:db8::1', '2001:DB8:0::1']",
+        "[egress]\nlinger = 60",
+        "[egress]\nlinger = '999ms'",
+        "[egress]\nlinger = '7days 1s'",
     ];
     check_mistakes(
         cases.map(str::to_owned),
@@ -340,6 +346,86 @@ fn warns_of_an_egress_policy_without_effect() {
         found.push('\n');
     }
     expect_file!["snapshots/warnings-egress.txt"].assert_eq(&found);
+}
+
+/// A source of names that only rules use keeps the addresses that it polled as long as those that are learnt.
+#[test]
+fn grace_of_names_in_rules_is_linger() {
+    let names = "names = ['a.example.com']";
+    let rule = "[egress.rules.a]\nto = ['x']\nports = ['tcp/443']\n";
+    let service = "[services.web]\nports = ['tcp/443']\nallow = ['x']\n";
+    let hours = Duration::from_hours;
+    let own = hours(24);
+    let cases = [
+        // The default of `linger`, and configured ones.
+        (format!("[egress]\n{rule}[sources.x]\n{names}"), hours(1)),
+        (
+            format!("[egress]\nlinger = '7days'\n{rule}[sources.x]\n{names}"),
+            hours(24 * 7),
+        ),
+        (
+            format!("[egress]\nlinger = '1s'\n{rule}[sources.x]\n{names}"),
+            Duration::from_secs(1),
+        ),
+        (
+            format!("[egress]\nlinger = '2h'\n{rule}[sources.x]\nnames = ['*.example.com']"),
+            hours(2),
+        ),
+        (
+            format!("[egress]\nlinger = '2h'\n{rule}[sources.x]\n{names}\nanswers = 'poll'"),
+            hours(2),
+        ),
+        // `grace` is configured.
+        (
+            format!("[egress]\nlinger = '2h'\n{rule}[sources.x]\n{names}\ngrace = '0s'"),
+            Duration::ZERO,
+        ),
+        (
+            format!("[egress]\nlinger = '2h'\n{rule}[sources.x]\n{names}\ngrace = '24h'"),
+            own,
+        ),
+        // A service uses the source, or no rule does.
+        (
+            format!("{service}[egress]\nlinger = '2h'\n{rule}[sources.x]\n{names}"),
+            own,
+        ),
+        (format!("{service}[sources.x]\n{names}"), own),
+        (
+            format!("[egress]\nlinger = '2h'\n[sources.x]\n{names}"),
+            own,
+        ),
+        (format!("[sources.x]\n{names}"), own),
+        // Lists that are no names.
+        (
+            format!(
+                "[egress]\nlinger = '2h'\n{rule}[sources.x]\nurl = 'https://example.com/'\nformat = 'text'"
+            ),
+            own,
+        ),
+    ];
+    assert_eq!(Source::GRACE, own);
+    for (text, expected) in cases {
+        let config = parse_right(&text);
+        let [source] = &config.policy.sources[..] else {
+            panic!("{config:?}")
+        };
+        assert_eq!(source.grace, expected, "{text}");
+    }
+}
+
+/// The names below a wildcard are known only from the answers to this host's programs, so services cannot use it.
+#[test]
+fn wildcards_are_for_rules() {
+    let text =
+        |user: &str| format!("{user}[sources.x]\nnames = ['b.example.com', '*.Example.com']");
+    let rule = "[egress.rules.a]\nto = ['x']\nports = ['tcp/443']\n";
+    let service = "[services.web]\nports = ['tcp/443']\nallow = ['x']\n";
+    parse_right(&text(rule));
+    parse_right(&text(""));
+    check_mistakes(
+        [text(service), text(&format!("{service}{rule}"))],
+        &expect_file!["snapshots/mistakes-wildcards.txt"],
+    );
 }
 
 /// A list that only egress rules use opens no service, and the reverse.
