@@ -9,7 +9,7 @@ use super::*;
 use crate::abi::{Control, EgressControl, Refusal};
 use crate::packet::ICMP;
 
-/// Tables in which every rule is the rule set 1, and grants allow listed addresses.
+/// Tables in which the rule set 1 allows the listed and the answered addresses, and the rule set 2 none.
 struct World {
     control: Control,
     own: Vec<Address>,
@@ -18,6 +18,8 @@ struct World {
     received: Vec<(Address, u16)>,
     ports: Vec<(u8, u16)>,
     protocols: Vec<u8>,
+    /// The ports of the rule set 2.
+    other_ports: Vec<(u8, u16)>,
     allowed: Vec<Address>,
     /// The addresses that were answered for a name.
     answered: Vec<Address>,
@@ -47,7 +49,11 @@ impl EgressTables for World {
     }
 
     fn rules_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.ports.contains(&(protocol, port)).into()
+        match (protocol, port) {
+            covered if self.ports.contains(&covered) => 1,
+            covered if self.other_ports.contains(&covered) => 2,
+            _ => 0,
+        }
     }
 
     fn rules_of_protocol(&self, protocol: u8) -> ServiceId {
@@ -90,6 +96,7 @@ fn world(default_verdict: Verdict) -> World {
         received: [(address("203.0.113.9"), 5000)].into(),
         ports: [(TCP, 443), (UDP, 443), (SCTP, 443)].into(),
         protocols: [ICMP].into(),
+        other_ports: [(TCP, 8443)].into(),
         allowed: [
             address("198.51.100.7"),
             address("2001:db8:7::7"),
@@ -141,6 +148,7 @@ fn the_first_applicable_rule_decides() {
         ("198.51.100.7", u32::from(SCTP), 443, true, Allowed),
         ("198.51.100.7", u32::from(ICMP), 8, true, Allowed),
         ("198.51.100.7", tcp, 80, false, Default),
+        ("198.51.100.7", tcp, 8443, false, Default),
         ("198.51.100.8", tcp, 443, false, Default),
         ("2001:db8:7::7", udp, 443, true, Allowed),
         ("2001:db8:7::8", udp, 443, false, Default),
@@ -204,6 +212,8 @@ fn answered_addresses_are_allowed() {
         ("198.51.100.9", MPTCP, 443, AllowedName),
         ("198.51.100.9", u32::from(ICMP), 0, AllowedName),
         ("198.51.100.9", tcp, 80, Default),
+        ("198.51.100.9", tcp, 8443, Default),
+        ("10.9.9.9", tcp, 8443, ClosedRange),
         ("198.51.100.9", 47, 443, Default),
         ("203.0.113.53", udp, 443, AllowedName),
         ("2001:db8:9::9", tcp, 443, AllowedName),
