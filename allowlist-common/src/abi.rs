@@ -32,10 +32,10 @@ pub use fallback::Fallback;
 pub use generation::{GenerationTables, MIN_POOL_WORDS, Root};
 pub use identity::{Identity, MAPS_OF_PROGRAM};
 pub use names::{
-    ANSWER_COUNTERS, ASKERS, AnswerCount, AnswerCounters, LEARNED, LEARNED_BELOW, Learned,
-    LearnedNames, ListedName, MAX_LEARNED, MAX_LEARNED_BELOW, MAX_NAMES, NAME_CALLS, NAME_GRANTS,
-    NAME_QUOTA, NAME_STATES, NAMES, NAMES_OF_ADDRESS, NameGrant, NameGrants, NameState, QUERIES,
-    QUERY_PROGRAM, QueryKey, TICK_SHIFT, WILDCARD_QUOTA,
+    ANSWER_COUNTERS, ASKERS, AnswerCount, AnswerCounters, LEARNED, LEARNED_BELOW, LISTED_NAMES,
+    Learned, LearnedNames, ListedName, MAX_LEARNED, MAX_LEARNED_BELOW, MAX_NAMES, NAME_CALLS,
+    NAME_GRANTS, NAME_QUOTA, NAME_STATES, NAMES_OF_ADDRESS, NameGrant, NameGrants, NameState,
+    QUERIES, QUERY_PROGRAM, QueryKey, TICK_SHIFT, WILDCARD_QUOTA,
 };
 pub use services::{
     CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, fragment_class, service_set,

@@ -385,20 +385,24 @@ impl<M: Message, S: Sink> Records<'_, M, S> {
             (INTERNET, A | AAAA, _) => return None,
             (INTERNET, CNAME, _) => {
                 self.ttl = ttl;
-                return self.next(data + length);
+                self.go_to(data + length);
+                return Some(());
             }
-            _ => return self.next(data + length),
+            _ => {
+                self.go_to(data + length);
+                return Some(());
+            }
         };
         self.sink.take(address, ttl);
-        self.next(data + length)
+        self.go_to(data + length);
+        Some(())
     }
 
     /// Moves to the record at an offset.
     #[inline(always)]
-    const fn next(&mut self, at: u32) -> Option<()> {
+    const fn go_to(&mut self, at: u32) {
         self.at = at;
         self.left -= 1;
-        Some(())
     }
 }
 

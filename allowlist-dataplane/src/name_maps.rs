@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use allowlist_common::abi::{
-    LEARNED, LEARNED_BELOW, Learned, LearnedNames, ListedName, MAX_NAMES, NAME_GRANTS, NAME_STATES,
-    NAMES, NameGrant, NameState, SLOTS,
+    LEARNED, LEARNED_BELOW, LISTED_NAMES, Learned, LearnedNames, ListedName, MAX_NAMES,
+    NAME_GRANTS, NAME_STATES, NameGrant, NameState, SLOTS,
 };
 use allowlist_common::dns::{NameKey, WildcardKey};
 use allowlist_common::egress::{address_key, learned};
@@ -50,7 +50,7 @@ impl NameMaps {
     /// Opens the pinned maps.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
         Ok(Self {
-            names: pins.open_map(NAMES)?.try_into()?,
+            names: pins.open_map(LISTED_NAMES)?.try_into()?,
             states: Memory::map(pins.open_data(NAME_STATES)?, STATE_WORDS * MAX_NAMES)?,
             grants: Memory::map(pins.open_data(NAME_GRANTS)?, GRANT_WORDS * SLOTS as usize)?,
         })
@@ -79,7 +79,7 @@ impl NameMaps {
 
     /// Sets the names of a slot, and removes its other names.
     fn set_names(&mut self, slot: u32, listed: &[ListedPattern]) -> Result<()> {
-        let what = || format!("cannot update the map {NAMES}");
+        let what = || format!("cannot update the map {LISTED_NAMES}");
         let mut wanted: BTreeMap<NameKey, ListedName> = BTreeMap::new();
         for pattern in listed {
             let kind = if pattern.is_wildcard {
@@ -114,9 +114,9 @@ impl NameMaps {
         for key in known.iter().filter(|key| !wanted.contains_key(key)) {
             self.names.remove(&trie_key(key)).with_context(what)?;
         }
-        for (key, listed) in &wanted {
+        for (key, listed) in wanted {
             self.names
-                .insert(&trie_key(key), listed, 0)
+                .insert(&trie_key(&key), listed, 0)
                 .with_context(what)?;
         }
         Ok(())

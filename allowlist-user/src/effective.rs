@@ -8,6 +8,7 @@
 //! Pure: does not know the daemon, the kernel, the disk or the clock.
 
 mod egress;
+mod known_ids;
 mod plan;
 mod sources;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use self::known_ids::KnownIds;
 pub(crate) use self::plan::tracking;
 pub use self::plan::{KernelWrites, Plan, Scope, plan};
 use crate::additions::{Addition, Additions, SOURCE_PREFIX, source_name};
@@ -233,30 +235,6 @@ impl EffectiveState {
             .filter(|one| !has_expired(one))
             .map(|one| ((&*one.service, one.prefix), one))
             .collect()
-    }
-}
-
-/// The ids under which the kernel counts now, with the names of the sources, services and egress rules behind each. The
-/// next compilation keeps these ids, so that the counters continue.
-#[derive(Clone, Debug, Default)]
-pub struct KnownIds {
-    /// The ids of the counters of packets.
-    pub packets: IdTable,
-    /// The ids of the counters of the egress policy.
-    pub egress: IdTable,
-}
-
-impl KnownIds {
-    /// Returns the ids of names alone: the kernel has addresses by them, and these are no counters that can restart.
-    fn only_names(&self) -> Self {
-        let names = self.egress.names.clone();
-        Self {
-            packets: IdTable::default(),
-            egress: IdTable {
-                names,
-                ..IdTable::default()
-            },
-        }
     }
 }
 

@@ -5,8 +5,8 @@
 //! the place of a service, and a unit that of an interface.
 
 use super::names::{
-    ANSWER_COUNTERS, ASKERS, LEARNED, LEARNED_BELOW, NAME_CALLS, NAME_GRANTS, NAME_STATES, NAMES,
-    QUERIES,
+    ANSWER_COUNTERS, ASKERS, LEARNED, LEARNED_BELOW, LISTED_NAMES, NAME_CALLS, NAME_GRANTS,
+    NAME_STATES, QUERIES,
 };
 use super::{EGRESS_BUDGET, EGRESS_EVENTS, EGRESS_LEASE};
 use crate::egress::{Call, EgressReason};
@@ -62,7 +62,7 @@ pub const EGRESS_PINNED: [&str; 21] = [
     EGRESS_LEASE,
     EGRESS_EVENTS,
     EGRESS_BUDGET,
-    NAMES,
+    LISTED_NAMES,
     NAME_GRANTS,
     NAME_STATES,
     NAME_CALLS,

@@ -13,7 +13,7 @@ use crate::volatile::{VolatileRef, field};
 pub const QUERY_PROGRAM: &str = "allow_query";
 
 /// Trie from [`NameKey`] to [`ListedName`]: the names that rules list, in all slots.
-pub const NAMES: &str = "NAMES";
+pub const LISTED_NAMES: &str = "LISTED_NAMES";
 /// Array of [`NameGrants`] by slot.
 pub const NAME_GRANTS: &str = "NAME_GRANTS";
 /// Array of [`NameState`] by the id of a name.
@@ -51,7 +51,7 @@ pub const WILDCARD_QUOTA: u64 = 4000;
 /// millisecond.
 pub const TICK_SHIFT: u32 = 20;
 
-/// A listed name in [`NAMES`].
+/// A listed name in [`LISTED_NAMES`].
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

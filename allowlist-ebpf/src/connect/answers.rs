@@ -25,7 +25,7 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::count::{self, increment};
 use crate::maps::{
-    ASKERS, LEARNED, LEARNED_BELOW, NAME_STATES, NAMES, QUERIES, Resolvers, resolvers,
+    ASKERS, LEARNED, LEARNED_BELOW, LISTED_NAMES, NAME_STATES, QUERIES, Resolvers, resolvers,
 };
 use crate::udp::{self, Datagram, Remote};
 
@@ -148,7 +148,7 @@ fn note(ctx: &SkBuffContext) -> Option<()> {
         noted.set_slot(word.slot() as u8);
         let key: *const NameKey = &raw const noted.key;
         // SAFETY: both types are a length of 4 bytes and the data, and the entry is valid here.
-        NAMES.get(unsafe { &*key.cast::<Key<_>>() })
+        LISTED_NAMES.get(unsafe { &*key.cast::<Key<_>>() })
     });
     let Some(listed) = listed else {
         let _ = QUERIES.remove(&key);

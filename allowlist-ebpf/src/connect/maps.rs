@@ -72,7 +72,7 @@ pub(crate) static EGRESS_EVENTS: RingBuf<EgressEvent, { EGRESS_EVENT_BYTES as us
 #[btf_map]
 pub(crate) static EGRESS_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static NAMES: LpmTrie<[u8; 256], ListedName, { SLOTS as usize * MAX_NAMES }> =
+pub(crate) static LISTED_NAMES: LpmTrie<[u8; 256], ListedName, { SLOTS as usize * MAX_NAMES }> =
     LpmTrie::new();
 #[btf_map]
 static NAME_GRANTS: Array<NameGrants, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =

@@ -344,12 +344,17 @@ fn replaced_maps_end_a_watch() -> anyhow::Result<()> {
     require_root!();
     let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
     let _daemon = start(&testbed, &cgroup, PARTNER)?;
+    let generation = || -> anyhow::Result<Option<u64>> {
+        Ok(testbed.json("status")?["generation"].as_u64())
+    };
     for name in [EGRESS_EVENTS, EGRESS_LEASE] {
+        let before = generation()?;
         let watch = watch(&testbed, &["--json"])?;
         let pin = testbed.scratch.pin_dir().join(format!("v{VERSION}/{name}"));
         std::fs::remove_file(&pin)?;
         assert_eq!(ended(watch)?, "{\"detached\":true}\n", "{name}");
-        eventually(|| Ok(pin.exists()))?;
+        // The programs in the links use the new map from the next generation on.
+        eventually(|| Ok(pin.exists() && generation()? > before))?;
     }
     let watch = watch(&testbed, &["--count", "1"])?;
     call(&testbed.host, &cgroup, &[("tcp", OTHERS[0], 443)])?;
