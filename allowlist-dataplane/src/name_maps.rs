@@ -134,7 +134,7 @@ pub(super) fn learned_addresses(pins: &Pins) -> Result<Vec<LearnedAddress>> {
     for name in [LEARNED, LEARNED_BELOW] {
         let what = || format!("cannot read the map {name}");
         let map: HashMap<_, [u64; 2], LearnedNames> = pins.open_map(name)?.try_into()?;
-        for entry in map.iter() {
+        for entry in &map {
             // The kernel programs change the map meanwhile.
             let (key, names) = entry.with_context(what)?;
             let address = address_of(key);

@@ -198,6 +198,7 @@ mod tests {
         CallNames::new(IdTable {
             matches: vec![names(&[]), names(&["mirror"])],
             services: vec![names(&[]), names(&["updates"]), names(&["a", "b"])],
+            ..IdTable::default()
         })
     }
 

@@ -344,9 +344,8 @@ fn replaced_maps_end_a_watch() -> anyhow::Result<()> {
     require_root!();
     let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
     let _daemon = start(&testbed, &cgroup, PARTNER)?;
-    let generation = || -> anyhow::Result<Option<u64>> {
-        Ok(testbed.json("status")?["generation"].as_u64())
-    };
+    let generation =
+        || -> anyhow::Result<Option<u64>> { Ok(testbed.json("status")?["generation"].as_u64()) };
     for name in [EGRESS_EVENTS, EGRESS_LEASE] {
         let before = generation()?;
         let watch = watch(&testbed, &["--json"])?;
