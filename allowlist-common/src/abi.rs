@@ -11,6 +11,7 @@ mod fallback;
 mod generation;
 mod identity;
 mod names;
+mod seen;
 mod services;
 
 pub use control::{
@@ -36,6 +37,9 @@ pub use names::{
     Learned, LearnedNames, ListedName, MAX_LEARNED, MAX_LEARNED_BELOW, MAX_NAMES, NAME_CALLS,
     NAME_GRANTS, NAME_QUOTA, NAME_STATES, NAMES_OF_ADDRESS, NameGrant, NameGrants, NameState,
     QUERIES, QUERY_PROGRAM, QueryKey, TICK_SHIFT, WILDCARD_QUOTA,
+};
+pub use seen::{
+    ANSWERED, AnsweredKey, MAX_ANSWERED, MAX_SEEN, SEEN, SEEN_LEVELS, SeenCalls, SeenKey,
 };
 pub use services::{
     CLASS_UNKNOWN, CLASSES, InterfaceServices, ServiceId, ServiceTable, fragment_class, service_set,
@@ -281,10 +285,12 @@ pub struct Interface {
 #[cfg(feature = "aya")]
 mod user {
     use super::{
-        AnswerCounters, Calls, Counters, DaemonProcess, EgressCounters, EgressEvent, EgressLease,
-        EgressSettings, Event, EventBudget, Fallback, Grant, Identity, Interface, LearnedNames,
-        ListedName, NameState, Received, RuleCalls, ServiceTable, ServiceTraffic, Traffic, UnitKey,
+        AnswerCounters, AnsweredKey, Calls, Counters, DaemonProcess, EgressCounters, EgressEvent,
+        EgressLease, EgressSettings, Event, EventBudget, Fallback, Grant, Identity, Interface,
+        LearnedNames, ListedName, NameState, Received, RuleCalls, SeenCalls, SeenKey, ServiceTable,
+        ServiceTraffic, Traffic, UnitKey,
     };
+    use crate::dns::Noted;
     use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
 
     const fn require_pod<T: bytemuck::Pod>() {}
@@ -301,6 +307,7 @@ mod user {
 
     plain_old_data!(
         AnswerCounters,
+        AnsweredKey,
         Calls,
         Counters,
         Crowding,
@@ -321,9 +328,12 @@ mod user {
         ListedName,
         Marking,
         NameState,
+        Noted,
         PortsInUse,
         Received,
         RuleCalls,
+        SeenCalls,
+        SeenKey,
         ServiceTable,
         ServiceTraffic,
         FlowEntry,
@@ -378,13 +388,16 @@ mod tests {
         assert_eq!(size_of::<DaemonProcess>(), 16);
         assert_eq!(size_of::<Received>(), 32);
         assert_eq!(size_of::<NameKey>(), 4 + 256);
-        assert_eq!(size_of::<Noted>(), 260 + 12);
+        assert_eq!(size_of::<Noted>(), 260 + 16);
         assert_eq!(size_of::<ListedName>(), 8);
         assert_eq!(size_of::<NameGrants>(), 16 * MAX_NAMES);
         assert_eq!(size_of::<NameState>(), 24);
         assert_eq!(size_of::<QueryKey>(), 32);
         assert_eq!(size_of::<LearnedNames>(), 8 * NAMES_OF_ADDRESS);
         assert_eq!(size_of::<AnswerCounters>(), 8 * 8);
+        assert_eq!(size_of::<SeenKey>(), 32);
+        assert_eq!(size_of::<SeenCalls>(), 72);
+        assert_eq!(size_of::<AnsweredKey>(), 32);
     }
 
     #[test]

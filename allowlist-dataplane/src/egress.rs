@@ -36,6 +36,9 @@ const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/all
 /// The root of cgroup v2, to which the programs are attached by default.
 const ROOT: &str = "/";
 
+/// The number of programs, each of which is attached to every cgroup.
+pub(super) const PROGRAMS: usize = abi::CONNECT_PROGRAMS.len() + 2;
+
 /// The egress policy of a generation.
 #[derive(Clone)]
 pub struct EgressPublication {
@@ -58,22 +61,15 @@ pub struct EgressPublication {
     pub process: u32,
 }
 
-impl EgressPublication {
-    /// Returns whether answers of resolvers are read, because a rule lists names.
-    const fn reads_answers(&self) -> bool {
-        self.settings.linger != 0
-    }
-}
-
 /// The egress policy's maps and programs in this process.
 #[derive(Default)]
 pub(super) struct EgressPolicy {
     maps: Option<EgressMaps>,
     /// The loaded programs; `None` before their first use, and after a detach or a resize of the tables.
     programs: Option<Ebpf>,
-    /// The cgroups to which this process attached the loaded programs, and whether the program that notes queries is one
-    /// of them; `None` before that, and after a detach or a resize of the tables.
-    attached: Option<(Vec<PathBuf>, bool)>,
+    /// The cgroups to which this process attached the loaded programs; `None` before that, and after a detach or a resize
+    /// of the tables.
+    attached: Option<Vec<PathBuf>>,
     /// The tables and settings in the active slot; `None` if there is no egress policy, or if this process does not
     /// know which are active.
     published: Option<(Arc<Tables>, EgressSettings)>,
@@ -108,9 +104,7 @@ impl EgressPolicy {
     }
 
     fn is_attached(&self, wanted: &EgressPublication) -> bool {
-        self.attached.as_ref().is_some_and(|(cgroups, notes)| {
-            *cgroups == wanted.cgroups && *notes == wanted.reads_answers()
-        })
+        self.attached.as_ref() == Some(&wanted.cgroups)
     }
 
     /// Forgets which tables are active, because another slot may have become active.
@@ -150,9 +144,8 @@ impl EgressPolicy {
         };
         maps.write(slot, &publication.tables, &table, &settings)?;
         if !self.is_attached(publication) {
-            let reads_answers = publication.reads_answers();
-            self.attach(pins, &publication.cgroups, reads_answers)?;
-            self.attached = Some((publication.cgroups.clone(), reads_answers));
+            self.attach(pins, &publication.cgroups)?;
+            self.attached = Some(publication.cgroups.clone());
         }
         Ok(())
     }
@@ -175,18 +168,19 @@ impl EgressPolicy {
 
     /// Returns whether every map and link of the attached policy is pinned; true if this process attached none.
     fn is_whole(&self, pins: &Pins) -> Result<bool> {
-        let Some((cgroups, notes_queries)) = &self.attached else {
+        let Some(cgroups) = &self.attached else {
             return Ok(true);
         };
-        let programs = abi::CONNECT_PROGRAMS.len() + 1 + usize::from(*notes_queries);
-        let links = cgroups.len().max(1) * programs;
+        let links = cgroups.len().max(1) * PROGRAMS;
         Ok(EgressMaps::are_pinned(pins)? && pinned_links(pins.folder())?.len() >= links)
     }
 
     /// Attaches the programs to the cgroups at `paths`, below the root of cgroup v2, and pins the links. Replaces the
-    /// programs in links that exist, and detaches the programs from other cgroups. The program that notes queries is
-    /// attached only if `reads_answers`, since it costs some time for each packet that is sent.
-    fn attach(&mut self, pins: &Pins, paths: &[PathBuf], reads_answers: bool) -> Result<()> {
+    /// programs in links that exist, and detaches the programs from other cgroups.
+    ///
+    /// The program that notes queries is attached also if no rule lists a name: a change to observe mode is one store to
+    /// the control word, after which it has to run.
+    fn attach(&mut self, pins: &Pins, paths: &[PathBuf]) -> Result<()> {
         let root = [PathBuf::from(ROOT)];
         let paths = if paths.is_empty() { &root } else { paths };
         let cgroups: Vec<Cgroup> = paths
@@ -197,13 +191,6 @@ impl EgressPolicy {
         let _pin_lock = pins.lock_exclusive()?;
         for (place, cgroup) in cgroups.iter().enumerate() {
             for (name, program) in object.programs_mut() {
-                if name == abi::QUERY_PROGRAM && !reads_answers {
-                    let pin = pins.map(&link_name(name, place));
-                    if is_pinned(&pin)? {
-                        take_off(&pin)?;
-                    }
-                    continue;
-                }
                 attach_one(pins, place, cgroup, name, program).with_context(|| {
                     format!(
                         "cannot attach the program {name} of the egress policy to the cgroup {}",

@@ -12,7 +12,7 @@ use allowlist_common::verdict::Verdict;
 use aya::maps::PerCpuArray;
 
 use super::View;
-use super::egress::pinned_links;
+use super::egress::{PROGRAMS, pinned_links};
 use super::name_maps::{LearnedAddress, learned_addresses};
 use super::sys::{Access, link_program_and_cgroup, open_pinned};
 use super::view::sums;
@@ -99,8 +99,7 @@ impl View {
                 *attached.entry(place).or_default() += 1;
             }
         }
-        let programs = abi::CONNECT_PROGRAMS.len() + 1;
-        let whole = attached.values().filter(|links| **links >= programs);
+        let whole = attached.values().filter(|links| **links >= PROGRAMS);
         Ok(whole.count())
     }
 }

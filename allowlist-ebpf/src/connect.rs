@@ -30,10 +30,14 @@ mod events;
 mod maps;
 #[path = "connect/received.rs"]
 mod received;
+#[path = "connect/seen.rs"]
+mod seen;
 #[path = "connect/udp.rs"]
 mod udp;
 
-use allowlist_common::abi::ControlBits;
+use core::arch::asm;
+
+use allowlist_common::abi::{ControlBits, PackedCall};
 use allowlist_common::egress::{Call, EgressDecision, Request, decide};
 use allowlist_common::packet::{Address, UDP};
 use allowlist_common::ranges::opaque;
@@ -104,16 +108,46 @@ fn judge(ctx: &SockAddrContext, destination: Address, is_connect: bool) -> i32 {
         Some(caller) => decide(&request, &caller),
         None => EgressDecision::INTERNAL_ERROR,
     };
-    count::record(request.call, &decision);
-    events::emit(&request, &decision, word.egress_observes());
-    match decision.verdict {
-        Verdict::Pass => PASS,
-        Verdict::Drop if word.egress_observes() => PASS,
-        Verdict::Drop => {
-            // SAFETY: has no pointer arguments; sets the error of this call.
-            unsafe { bpf_set_retval(-word.refusal().errno()) };
-            REFUSE
+    let now = clock::nanoseconds();
+    count::record(request.call, &decision, now);
+    let call = unknown(
+        PackedCall::new(&request, &decision, word.egress_observes()),
+        now,
+    );
+    seen::record(&call, now);
+    events::emit(&call);
+    if matches!(call.verdict(), Verdict::Pass) || word.egress_observes() {
+        return PASS;
+    }
+    // SAFETY: has no pointer arguments; sets the error of this call.
+    unsafe { bpf_set_retval(-word.refusal().errno()) };
+    REFUSE
+}
+
+/// Returns `call`.
+///
+/// VERIFIER: makes the verifier forget what it knows of the call by the path that led here, so that it verifies what
+/// follows once, and not once per path. `time` is a number that it does not know.
+#[inline(always)]
+fn unknown(call: PackedCall, time: u64) -> PackedCall {
+    let [high, low] = call.destination;
+    let word = |word: u64| {
+        let mut word = word;
+        // SAFETY: changes one register, twice, so that it has its value again.
+        unsafe {
+            asm!(
+                "{word} ^= {time}",
+                "{word} ^= {time}",
+                word = inout(reg) word,
+                time = in(reg) time,
+            );
         }
+        word
+    };
+    PackedCall {
+        destination: [word(high), word(low)],
+        properties: word(call.properties),
+        ids: word(call.ids),
     }
 }
 

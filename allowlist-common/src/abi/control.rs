@@ -326,6 +326,13 @@ impl ControlBits {
         }
     }
 
+    /// Reports whether names that no rule lists are recorded for proposals of rules: in observe mode, and with the default
+    /// verdict pass. In enforce mode a program with an unlisted name is refused anyway, and recording costs time.
+    #[inline(always)]
+    pub const fn egress_learns(self) -> bool {
+        self.egress_observes() || matches!(self.egress_default(), Verdict::Pass)
+    }
+
     /// Returns [`EgressControl::refusal`].
     #[inline(always)]
     pub const fn refusal(self) -> Refusal {

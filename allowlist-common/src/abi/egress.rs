@@ -8,6 +8,7 @@ use super::names::{
     ANSWER_COUNTERS, ASKERS, LEARNED, LEARNED_BELOW, LISTED_NAMES, NAME_CALLS, NAME_GRANTS,
     NAME_STATES, QUERIES,
 };
+use super::seen::{ANSWERED, SEEN};
 use super::{EGRESS_BUDGET, EGRESS_EVENTS, EGRESS_LEASE};
 use crate::egress::{Call, EgressReason};
 use crate::verdict::Verdict;
@@ -49,7 +50,7 @@ pub const RECEIVED: &str = "RECEIVED";
 pub const UNITS: &str = "UNITS";
 
 /// The pinned maps of the egress policy, in addition to [`PINNED`](super::PINNED).
-pub const EGRESS_PINNED: [&str; 21] = [
+pub const EGRESS_PINNED: [&str; 23] = [
     EGRESS_TABLES,
     EGRESS_SETTINGS,
     EGRESS_COUNTERS,
@@ -71,6 +72,8 @@ pub const EGRESS_PINNED: [&str; 21] = [
     LEARNED,
     LEARNED_BELOW,
     ANSWER_COUNTERS,
+    SEEN,
+    ANSWERED,
 ];
 
 /// The maximum number of exempt endpoints, such as resolvers; the daemon exempts only the first of more.

@@ -3,7 +3,7 @@
 //! The lease is separate from that of drop events, so a reader of dropped packets does not make the programs of the
 //! egress policy emit events, nor the other way round.
 
-use crate::egress::{Call, EgressDecision, Request, address_key};
+use crate::egress::{Call, EgressDecision, EgressReason, Request, address_key};
 use crate::verdict::Verdict;
 use crate::volatile::{VolatileRef, field};
 
@@ -102,6 +102,23 @@ impl PackedCall {
         }
     }
 
+    /// Returns the verdict on the call.
+    #[inline(always)]
+    pub const fn verdict(&self) -> Verdict {
+        if self.properties >> 48 & 0xff == Verdict::Drop as u64 {
+            Verdict::Drop
+        } else {
+            Verdict::Pass
+        }
+    }
+
+    /// Reports whether no rule allows the call: it is refused, would be in enforce mode, or passes by the default verdict.
+    #[inline(always)]
+    pub const fn is_unlisted(&self) -> bool {
+        let reason = self.properties >> 40 & 0xff;
+        reason == EgressReason::Default as u64 || reason == EgressReason::ClosedRange as u64
+    }
+
     /// Sets the fields of an event that describe the call, in place; those about the program stay.
     #[inline(always)]
     pub const fn describe(self, event: &mut EgressEvent) {
@@ -150,7 +167,7 @@ impl EgressEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::{EgressReason, MPTCP};
+    use crate::egress::MPTCP;
     use crate::packet::Address;
 
     #[test]
@@ -167,6 +184,7 @@ mod tests {
             reason: EgressReason::InternalError,
             match_id: u32::MAX - 1,
             rules: 1023,
+            name: 5,
         };
         for observes in [false, true] {
             let mut event = EgressEvent {
@@ -182,7 +200,7 @@ mod tests {
                 port: 65_443,
                 protocol: 262,
                 call: 2,
-                reason: 8,
+                reason: 9,
                 verdict: 1,
                 observe: observes.into(),
                 ..EgressEvent::EMPTY

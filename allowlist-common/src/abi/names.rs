@@ -24,7 +24,8 @@ pub const NAME_CALLS: &str = "NAME_CALLS";
 /// LRU hash from the cookie of a socket to `u8`: the UDP sockets that sent or connected to a resolver; the value has no
 /// meaning.
 pub const ASKERS: &str = "ASKERS";
-/// LRU hash from [`QueryKey`] to [`crate::dns::Noted`]: the queries for listed names that have no answer yet.
+/// LRU hash from [`QueryKey`] to [`crate::dns::Noted`]: the queries that have no answer yet: those for
+/// listed names, and in observe mode or with the default verdict pass those for other names too.
 pub const QUERIES: &str = "QUERIES";
 /// LRU hash from an address ([`crate::egress::address_key`]) to [`LearnedNames`]: the addresses that were answered for
 /// names that rules list exactly.

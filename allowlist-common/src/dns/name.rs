@@ -67,7 +67,8 @@ const fn bits(length: u32) -> u32 {
     (1 + length + 1) * u8::BITS
 }
 
-/// A question that a program asked a resolver, for a listed name: an entry of [`crate::abi::QUERIES`].
+/// A question that a program asked a resolver: an entry of [`crate::abi::QUERIES`], and of [`crate::abi::ANSWERED`] if no
+/// rule lists its name.
 ///
 /// VERIFIER: the text is written in place, from a loop of the helper `bpf_loop`, so indexes are masked.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -78,10 +79,12 @@ pub struct Noted {
     pub key: NameKey,
     /// The length of the name's text in the lower 16 bits, and the type of the question in the upper ones.
     rest: u32,
-    /// The listed name that the question's name matched: an index into [`crate::abi::NameGrants`].
+    /// The listed name that the question's name matched: an index into [`crate::abi::NameGrants`]; 0 if it matched none.
     pub name: u32,
     /// The kind of the listed name: [`crate::abi::ListedName::kind`].
     pub kind: u32,
+    /// A hash of the name (FNV-1a of 32 bits), which distinguishes the names of an address.
+    pub hash: u32,
 }
 
 impl Noted {
@@ -94,6 +97,7 @@ impl Noted {
         rest: 0,
         name: 0,
         kind: 0,
+        hash: 0x811c_9dc5,
     };
 
     /// Sets the length of the name's text, and with it the key's length.
@@ -138,11 +142,18 @@ impl Noted {
     pub(super) const fn set_byte(&mut self, index: u32, byte: u8) {
         let place = self.place(index);
         self.key.data[place] = byte;
+        self.hash = (self.hash ^ byte as u32).wrapping_mul(0x0100_0193);
     }
 
     /// Returns the byte of the text at an index below the length.
     #[inline(always)]
     pub const fn byte(&self, index: u32) -> u8 {
         self.key.data[self.place(index)]
+    }
+
+    /// Returns the characters of the name.
+    #[cfg(feature = "aya")]
+    pub fn text(&self) -> impl Iterator<Item = char> + '_ {
+        (0..self.length()).map(|index| char::from(self.byte(index)))
     }
 }

@@ -1,5 +1,6 @@
 //! Learns the addresses of listed names: notes the queries that programs send to resolvers, and stores the addresses of
-//! the answers before the program that asked can read them.
+//! the answers before the program that asked can read them. For proposals of rules, other names are noted too; their
+//! addresses go to a map of their own, which allows nothing.
 //!
 //! An answer is believed if it comes from a resolver to the socket that asked it, with the id and the question of a
 //! noted query; each query is believed one answer. `allowlist_common::dns` reads the messages.
@@ -18,7 +19,7 @@ use allowlist_ebpf::clock;
 use allowlist_ebpf::control::control;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_loop, bpf_skb_cgroup_id};
 use aya_ebpf::macros::cgroup_skb;
 
 use aya_ebpf::programs::SkBuffContext;
@@ -27,6 +28,7 @@ use crate::count::{self, increment};
 use crate::maps::{
     ASKERS, LEARNED, LEARNED_BELOW, LISTED_NAMES, NAME_STATES, QUERIES, Resolvers, resolvers,
 };
+use crate::seen;
 use crate::udp::{self, Datagram, Remote};
 
 /// The return value that lets a packet continue. This program drops no packet.
@@ -117,14 +119,15 @@ fn key(ctx: &SkBuffContext, resolver: &Datagram, id: u32) -> QueryKey {
     }
 }
 
-/// Notes a query to a resolver for a listed name; the result has no meaning.
+/// Notes a query to a resolver for a listed name, or for any name if those are learnt for proposals; the result has no
+/// meaning.
 #[inline(always)]
 fn note(ctx: &SkBuffContext) -> Option<()> {
     let word = control()?.bits();
     if !word.has_egress() {
         return None;
     }
-    let resolvers = resolvers(word.slot())?;
+    let resolvers = resolvers(word)?;
     let datagram = udp::read(ctx, Remote::Destination)?;
     if !resolvers.has(&datagram) {
         return None;
@@ -144,19 +147,26 @@ fn note(ctx: &SkBuffContext) -> Option<()> {
     let noted = QUERIES.get_ptr_mut(&key)?;
     // SAFETY: an entry for this socket and id, which nobody reads before the answer.
     let noted = unsafe { &mut *noted };
-    let listed = read_question(&message, noted).and_then(|()| {
+    let is_read = read_question(&message, noted).is_some();
+    let listed = if is_read {
         noted.set_slot(word.slot() as u8);
         let key: *const NameKey = &raw const noted.key;
         // SAFETY: both types are a length of 4 bytes and the data, and the entry is valid here.
         LISTED_NAMES.get(unsafe { &*key.cast::<Key<_>>() })
-    });
-    let Some(listed) = listed else {
-        let _ = QUERIES.remove(&key);
-        return None;
+    } else {
+        None
     };
-    noted.name = listed.id;
-    noted.kind = listed.kind;
-    count::answers(AnswerCount::Queries);
+    match listed {
+        Some(listed) => {
+            noted.name = listed.id;
+            noted.kind = listed.kind;
+            count::answers(AnswerCount::Queries);
+        }
+        None if is_read && word.egress_learns() => {}
+        None => {
+            let _ = QUERIES.remove(&key);
+        }
+    }
     Some(())
 }
 
@@ -177,16 +187,25 @@ pub(crate) fn read(ctx: &SkBuffContext, datagram: &Datagram, resolvers: Resolver
     let noted = QUERIES.get_ptr(&key)?;
     // SAFETY: nobody changes the entry after it was noted; the kernel keeps it while the program runs.
     let noted = unsafe { &*noted };
-    read_noted(&message, &header, noted, resolvers);
+    // SAFETY: the context is this program's.
+    let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
+    read_noted(&message, &header, noted, cgroup, resolvers);
     let _ = QUERIES.remove(&key);
     Some(())
 }
 
 #[inline(always)]
-fn read_noted(message: &Payload<'_>, header: &Header, noted: &Noted, resolvers: Resolvers) {
+fn read_noted(
+    message: &Payload<'_>,
+    header: &Header,
+    noted: &Noted,
+    cgroup: u64,
+    resolvers: Resolvers,
+) {
     let now = clock::nanoseconds();
     match header.kind {
         Kind::Answer => {}
+        Kind::Truncated if noted.name == 0 => return,
         Kind::Truncated => {
             count::answers(AnswerCount::Truncated);
             if let Some(state) = NAME_STATES.get_ptr_mut(noted.name) {
@@ -198,34 +217,40 @@ fn read_noted(message: &Payload<'_>, header: &Header, noted: &Noted, resolvers: 
         Kind::Query | Kind::Error => return,
     }
     let mut store = Store {
-        name: noted.name,
-        kind: noted.kind,
+        noted,
+        cgroup,
         now,
         linger: resolvers.linger(),
     };
     let read = dns::read_answer::<_, Loop, _>(message, header, noted, &mut store);
-    count::answers(match read {
-        Some(()) => AnswerCount::Answers,
-        None => AnswerCount::Malformed,
-    });
+    if noted.name != 0 {
+        count::answers(match read {
+            Some(()) => AnswerCount::Answers,
+            None => AnswerCount::Malformed,
+        });
+    }
 }
 
 /// Stores the addresses of an answer.
-struct Store {
-    /// The id of the listed name.
-    name: u32,
-    /// The kind of the listed name.
-    kind: u32,
+struct Store<'a> {
+    /// The question, with the listed name that it matched.
+    noted: &'a Noted,
+    /// The cgroup of the socket that asked.
+    cgroup: u64,
     now: u64,
     /// The time for which an address is valid at least, in nanoseconds.
     linger: u64,
 }
 
-impl Sink for Store {
+impl Sink for Store<'_> {
     #[inline(always)]
     fn take(&mut self, address: Address, ttl: u32) {
         let key = address_key(learned(address));
-        count::answers(store(&key, ttl, self));
+        if self.noted.name == 0 {
+            seen::answered(&key, self.cgroup, self.noted);
+        } else {
+            count::answers(store(&key, ttl, self));
+        }
     }
 }
 
@@ -233,14 +258,15 @@ impl Sink for Store {
 ///
 /// VERIFIER: a separate function, so that the paths through it are not multiplied by those of its caller.
 #[inline(never)]
-fn store(address: &[u64; 2], ttl: u32, to: &Store) -> AnswerCount {
-    if to.kind & ListedName::SPECIAL == 0 && is_closed(&unmapped(Address::V6(*address))) {
+fn store(address: &[u64; 2], ttl: u32, to: &Store<'_>) -> AnswerCount {
+    let (name, kind) = (to.noted.name, to.noted.kind);
+    if kind & ListedName::SPECIAL == 0 && is_closed(&unmapped(Address::V6(*address))) {
         return AnswerCount::Closed;
     }
     let ttl = u64::from(ttl) * NANOSECONDS_PER_SECOND;
     let until = to.now + if ttl > to.linger { ttl } else { to.linger };
-    let entry = Learned::new(to.name, until);
-    let is_below = to.kind & ListedName::BELOW != 0;
+    let entry = Learned::new(name, until);
+    let is_below = kind & ListedName::BELOW != 0;
     if let Some(names) = find(is_below, address) {
         return merge(names, entry, to.now);
     }

@@ -8,18 +8,16 @@ use core::arch::asm;
 use allowlist_common::abi::{AnswerCount, Calls};
 use allowlist_common::egress::{Call, EgressDecision};
 use allowlist_common::verdict::Verdict;
-use allowlist_ebpf::clock;
 
 use crate::maps::{ANSWER_COUNTERS, EGRESS_COUNTERS, EGRESS_MATCHES, EGRESS_RULES, NAME_CALLS};
 
-/// Counts a judged call: the only place that does.
+/// Counts a judged call, made at `now`: the only place that does.
 #[inline(always)]
-pub(crate) fn record(call: Call, decision: &EgressDecision) {
+pub(crate) fn record(call: Call, decision: &EgressDecision, now: u64) {
     if let Some(counters) = EGRESS_COUNTERS.get_ptr_mut(0) {
         // SAFETY: this CPU's copy; every program changes it by atomic additions only.
         increment(unsafe { (*counters).cell(call, decision.verdict, decision.reason) });
     }
-    let now = clock::nanoseconds();
     if decision.match_id != 0
         && let Some(calls) = EGRESS_MATCHES.get_ptr_mut(decision.match_id)
     {

@@ -6,7 +6,6 @@
 use allowlist_common::abi::{
     EVENTS_PER_WINDOW, EgressEvent, EventBudget, PackedCall, window as window_of,
 };
-use allowlist_common::egress::{EgressDecision, Request};
 use allowlist_ebpf::clock;
 use allowlist_ebpf::control::volatile;
 use aya_ebpf::helpers::generated::{
@@ -17,15 +16,14 @@ use aya_ebpf::helpers::generated::{
 use crate::count::increment;
 use crate::maps::{EGRESS_BUDGET, EGRESS_EVENTS, EGRESS_LEASE};
 
-/// Emits an event for a judged call, if a reader wants one; `observes` is true in observe mode.
+/// Emits an event for a judged call, if a reader wants one.
 #[inline(always)]
-pub(crate) fn emit(request: &Request, decision: &EgressDecision, observes: bool) {
+pub(crate) fn emit(call: &PackedCall) {
     let Some(lease) = EGRESS_LEASE.get_ptr(0).map(volatile) else {
         return; // never: the kernel does not load a program with a missing map
     };
-    let until = lease.until(decision.verdict);
+    let until = lease.until(call.verdict());
     if until != 0 {
-        let call = PackedCall::new(request, decision, observes);
         let [high, low] = call.destination;
         emit_before(until, high, low, call.properties, call.ids);
     }

@@ -1,11 +1,12 @@
 //! The maps of the egress policy, and lookups in them for one calling program.
 
 use allowlist_common::abi::{
-    AnswerCounters, Calls, ControlBits, DaemonProcess, EGRESS_EVENT_BYTES, EgressCounters,
-    EgressEvent, EgressLease, EgressSettings, EventBudget, GenerationTables, Grant, Learned,
-    LearnedNames, ListedName, MAX_INTERFACES, MAX_LEARNED, MAX_LEARNED_BELOW, MAX_MATCHES,
-    MAX_NAMES, MAX_SERVICE_COUNTS, NAMES_OF_ADDRESS, NameGrants, NameState, QueryKey, Received,
-    RuleCalls, SLOTS, ServiceId, UnitKey,
+    AnswerCounters, AnsweredKey, Calls, ControlBits, DaemonProcess, EGRESS_EVENT_BYTES,
+    EgressCounters, EgressEvent, EgressLease, EgressSettings, EventBudget, GenerationTables, Grant,
+    Learned, LearnedNames, ListedName, MAX_ANSWERED, MAX_INTERFACES, MAX_LEARNED,
+    MAX_LEARNED_BELOW, MAX_MATCHES, MAX_NAMES, MAX_SEEN, MAX_SERVICE_COUNTS, NAMES_OF_ADDRESS,
+    NameGrants, NameState, QueryKey, Received, RuleCalls, SLOTS, SeenCalls, SeenKey, ServiceId,
+    UnitKey,
 };
 use allowlist_common::dns::Noted;
 use allowlist_common::egress::{
@@ -93,16 +94,21 @@ pub(crate) static LEARNED_BELOW: LruHashMap<[u64; 2], LearnedNames, MAX_LEARNED_
     LruHashMap::new();
 #[btf_map]
 pub(crate) static ANSWER_COUNTERS: PerCpuArray<AnswerCounters, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static SEEN: LruHashMap<SeenKey, SeenCalls, MAX_SEEN> = LruHashMap::new();
+#[btf_map]
+pub(crate) static ANSWERED: LruHashMap<AnsweredKey, Noted, MAX_ANSWERED> = LruHashMap::new();
 
 /// The resolvers of the active generation, whose answers are read.
 #[derive(Clone, Copy)]
 pub(crate) struct Resolvers(VolatileRef<'static, EgressSettings>);
 
-/// Returns the resolvers of the generation in a slot; `None` if no rule lists a name, so that answers are not read.
+/// Returns the resolvers of the active generation; `None` if answers are not read, because no rule lists a name, and no
+/// other names are learnt either.
 #[inline(always)]
-pub(crate) fn resolvers(slot: u32) -> Option<Resolvers> {
-    let settings = EGRESS_SETTINGS.get_ptr(slot).map(volatile)?;
-    (settings.linger() != 0).then_some(Resolvers(settings))
+pub(crate) fn resolvers(word: ControlBits) -> Option<Resolvers> {
+    let settings = EGRESS_SETTINGS.get_ptr(word.slot()).map(volatile)?;
+    (settings.linger() != 0 || word.egress_learns()).then_some(Resolvers(settings))
 }
 
 impl Resolvers {
@@ -144,7 +150,7 @@ fn exempt_endpoint(
 /// namespace of the daemon, since in a namespace of its own a program could give itself the answer.
 #[inline(always)]
 pub(crate) fn note_asker(word: ControlBits, ctx: &SockAddrContext, request: &Request) {
-    let Some(resolvers) = resolvers(word.slot()) else {
+    let Some(resolvers) = resolvers(word) else {
         return;
     };
     if request.protocol != UDP.into() || !resolvers.is(&unmapped(request.destination), request.port)

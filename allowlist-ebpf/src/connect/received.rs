@@ -38,7 +38,7 @@ fn read(ctx: &SkBuffContext) -> Option<()> {
         return None;
     }
     let is_unconnected = is_unconnected(ctx);
-    let resolvers = resolvers(word.slot());
+    let resolvers = resolvers(word);
     if !is_unconnected && resolvers.is_none() {
         return None;
     }
