@@ -25,7 +25,7 @@
 //! - `selfcheck` compares the kernel with the published state, `facts` reads both, `repair` restores pins
 //! - `trace` prints the log lines of the program
 //! - `verify` loads the programs for the kernel's verifier only
-//! - `watch` reads drop events, `egress_watch` judged calls, both by `event_reader`
+//! - `watch` reads drop events, `egress_watch` judged calls, both by `event_reader`; `seen` reads the destinations that no rule allows
 //!
 //! Invariant: maps and links are pinned as soon as they exist, so the kernel filters without this process. Knows nothing
 //! of lists or files.
@@ -83,6 +83,7 @@ mod publish;
 mod ranges;
 mod rcu;
 mod repair;
+mod seen;
 mod selfcheck;
 mod slots;
 mod snapshot;
@@ -129,6 +130,7 @@ pub use self::lookup::Lookup;
 pub use self::mount::has_private_pins;
 pub use self::name_maps::LearnedAddress;
 pub use self::pins::{NothingPinned, require_privileges};
+pub use self::seen::{SeenDestination, SeenDestinations};
 pub use self::selfcheck::{Difference, DifferenceKind};
 pub use self::snapshot::AppliedState;
 pub use self::trace::print_trace;

@@ -60,5 +60,5 @@ pub use policy::{
     Fetched, Format, Gate, GracePrefix, Http, Item, Json, Keep, Lines, Lookup, MAX_NAME_BYTES,
     Mode, Origin, Page, PastChange, Pattern, PerFamily, Policy, Ports, Refusal, ReturnTraffic,
     Rules, Secret, Select, Service, Snapshot, Source, Validator, Verdict, Xml, is_loopback,
-    is_name, public_url,
+    is_name, public_url, unit_path,
 };

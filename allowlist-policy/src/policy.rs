@@ -21,7 +21,7 @@ pub use allowlist_common::verdict::Verdict;
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use egress::{Egress, EgressRule};
+pub use egress::{Egress, EgressRule, unit_path};
 pub use feed::{Answer, Feed, Fetched, GracePrefix, PastChange, Snapshot, Validator};
 pub use format::{Column, Condition, Csv, Format, Item, Json, Lines, Page, Pattern, Select, Xml};
 pub use source::{

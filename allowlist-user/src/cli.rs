@@ -5,6 +5,7 @@
 mod change;
 pub mod generate;
 mod groups;
+mod learn;
 mod lists;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use ipnet::IpNet;
 
 pub use self::change::{Add, CareArgs, List, Log, Refresh, Reload, Remove, Rollback};
 pub use self::groups::command;
+pub use self::learn::Learn;
 pub use self::lists::{Accept, Diff, Export, Fetch, History, Providers, ProvidersCommand};
 
 /// A source-address filter for Linux edge hosts: only the vendors and networks that you list reach
@@ -213,6 +215,16 @@ Examples:
   sudo allowlist watch --egress         calls that the egress policy refuses"
     )]
     Watch(Watch),
+    /// Propose rules of the egress policy for the destinations that no rule allows
+    #[command(
+        after_help = "Prints rules and sources to paste into the configuration, by unit, with names where programs asked for them. Run it after some days with mode = \"observe\" in [egress]. Destinations that were called once are comments. Works with or without a daemon; what was seen is kept until `allowlist detach` or a restart of the host.
+
+Examples:
+  sudo allowlist learn                            all that was seen
+  sudo allowlist learn --since 24h --unit batch.slice
+  sudo allowlist learn --forget                   begin anew, after the rules were pasted"
+    )]
+    Learn(Learn),
     /// List or remove tracked flows
     #[command(
         subcommand_required = true,

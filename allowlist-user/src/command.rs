@@ -3,6 +3,7 @@
 mod change;
 mod check;
 mod detach;
+mod learn;
 mod lists;
 mod progress;
 mod providers;
@@ -115,6 +116,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Flows { command } => flows(&paths, &command),
             Command::Watch(options) if options.egress => watch::calls(&paths, &options).await,
             Command::Watch(options) => watch::packets(&paths, &options).await,
+            Command::Learn(options) => learn::learn(&paths, options),
             Command::Detach(options) => detach::run(&paths, &options),
             Command::Verify(output) => verify(output),
             Command::Completions(options) => print(&generate::completions(options.shell)),

@@ -5,6 +5,7 @@
 //! position, its key and the remedy. `parse` does no I/O and does not know whether files, interfaces or
 //! vendors exist.
 
+mod accepted;
 mod document;
 mod egress;
 mod exposure;
@@ -37,6 +38,7 @@ use allowlist_policy::{
 use ipnet::IpNet;
 
 use crate::hook::Hook;
+pub use accepted::{is_host_name, unit_of_cgroup};
 use document::Problems;
 pub use secrets::{Secret, secrets, without_comments};
 pub use sources::provided;

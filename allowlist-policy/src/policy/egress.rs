@@ -107,7 +107,7 @@ impl Egress {
 
 /// Returns the path of a unit's cgroup below the root of cgroup v2: that of a slice is made of the slices that its name
 /// contains (systemd.slice(5)).
-fn unit_path(unit: &str) -> PathBuf {
+pub fn unit_path(unit: &str) -> PathBuf {
     let Some(name) = unit
         .strip_suffix(".slice")
         .filter(|_| !unit.starts_with('/'))

@@ -124,7 +124,7 @@ pub struct Log {
     pub output: Output,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time.as_secs() > 0 && time.subsec_nanos() == 0 => Ok(time),
         Ok(_) => Err("write whole seconds, at least one".to_owned()),

@@ -13,7 +13,9 @@ use crate::report::terminal_width;
 const GROUPS: [(&str, &[&str]); 5] = [
     (
         "State and packets",
-        &["status", "watch", "explain", "list", "flows", "sources"],
+        &[
+            "status", "watch", "learn", "explain", "list", "flows", "sources",
+        ],
     ),
     (
         "The filter and its policy",

@@ -242,7 +242,7 @@ fn check_cgroup(text: &str) -> Result<(), String> {
 /// Checks the name of a slice, or the path of a cgroup.
 ///
 /// Other units get a new cgroup with each start, so their first calls could be judged before the daemon has seen it.
-fn check_unit(text: &str) -> Result<(), String> {
+pub(super) fn check_unit(text: &str) -> Result<(), String> {
     if text.starts_with('/') {
         check_cgroup(text)?;
         return match text.rsplit_once('.') {
@@ -285,6 +285,12 @@ fn check_unit(text: &str) -> Result<(), String> {
     } else {
         Err(other_unit(text, kind))
     }
+}
+
+/// Returns whether a cgroup with this name belongs to a unit that gets a new cgroup with each start.
+pub(super) fn is_transient(name: &str) -> bool {
+    let kind = name.rsplit_once('.').map_or("", |(_, kind)| kind);
+    kind != SLICE && UNIT_TYPES.contains(&kind)
 }
 
 /// Returns the message for a unit that is not a slice.

@@ -333,7 +333,7 @@ fn read_families(table: &Table, problems: &mut Problems) -> Vec<Family> {
 ///
 /// # Errors
 /// Fails if the text is not a full host name in the ASCII form of the DNS; the message has the remedy.
-fn check_host(text: &str) -> Result<String, String> {
+pub(super) fn check_host(text: &str) -> Result<String, String> {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label

@@ -3,6 +3,7 @@
 //! The policy is attached to the test's own cgroup, so other programs of this machine are never judged.
 
 mod calls;
+mod learning;
 mod names;
 mod replies;
 mod switching;

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::*;
 
 /// The peer's addresses, at which its name server listens.
-const SERVERS: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
-const SOON: Duration = Duration::from_mins(3);
+pub(super) const SERVERS: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
+pub(super) const SOON: Duration = Duration::from_mins(3);
 
 /// The rule for names, which cannot be resolved by polling.
 fn rule(names: &[&str]) -> String {
@@ -39,7 +39,7 @@ timeout = \"200ms\"
 }
 
 /// The lines of `[egress]` with both of the peer's name servers as resolvers, on port 5300.
-fn resolvers() -> String {
+pub(super) fn resolvers() -> String {
     let servers =
         SERVERS.map(|one| std::net::SocketAddr::new(one.parse().expect("it is one"), 5300));
     format!("resolvers = [\"{}\", \"{}\"]\n", servers[0], servers[1])
@@ -60,7 +60,11 @@ fn start_with(
 }
 
 /// Starts the name server in a namespace.
-fn serve(namespace: &Namespace, address: &str, table: &Value) -> anyhow::Result<Program> {
+pub(super) fn serve(
+    namespace: &Namespace,
+    address: &str,
+    table: &Value,
+) -> anyhow::Result<Program> {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/egress/name_server.py");
     let mut command = namespace.command("python3")?;
     command
@@ -73,7 +77,7 @@ fn serve(namespace: &Namespace, address: &str, table: &Value) -> anyhow::Result<
 }
 
 /// Asks for names in the cgroup, and connects: see `resolve.py`.
-fn resolve(
+pub(super) fn resolve(
     namespace: &Namespace,
     cgroup: &Cgroup,
     server: &str,
@@ -101,7 +105,7 @@ fn run_done(testbed: &Testbed, command: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn records(lines: &[(&str, &str)]) -> Value {
+pub(super) fn records(lines: &[(&str, &str)]) -> Value {
     let records: Vec<_> = lines
         .iter()
         .map(|(kind, data)| json!([kind, 60, data]))

@@ -1,0 +1,57 @@
+//! The forms in which a configuration accepts what was observed in the kernel, for proposals of rules.
+
+use super::egress::{check_unit, is_transient};
+use super::sources::check_host;
+
+/// Returns the unit by which a rule can name the programs of a cgroup, given as a path below the root of cgroup v2: the
+/// innermost slice, or other permanent cgroup, that contains them. Returns `None` if only the root contains them.
+///
+/// Services and scopes get a new cgroup with each start, and so does what is inside.
+pub fn unit_of_cgroup(path: &str) -> Option<String> {
+    let components = path.split('/').filter(|one| !one.is_empty());
+    let mut permanent: Vec<_> = components.take_while(|one| !is_transient(one)).collect();
+    while let Some(last) = permanent.last() {
+        let path = format!("/{}", permanent.join("/"));
+        let slice = last.ends_with(".slice").then(|| (*last).to_owned());
+        let slice =
+            slice.filter(|slice| allowlist_policy::unit_path(slice).to_str() == Some(&path));
+        for unit in slice.into_iter().chain([path]) {
+            if check_unit(&unit).is_ok() {
+                return Some(unit);
+            }
+        }
+        permanent.pop();
+    }
+    None
+}
+
+/// Returns whether a source can list a name.
+pub fn is_host_name(name: &str) -> bool {
+    check_host(name.strip_prefix("*.").unwrap_or(name))
+        .is_ok_and(|accepted| name.ends_with(&accepted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_cgroups() {
+        for (path, unit) in [
+            ("alerts.slice/alertd.service", Some("alerts.slice")),
+            ("a.slice/a-b.slice/x.service/payload", Some("a-b.slice")),
+            ("other.slice/a-b.slice", Some("/other.slice/a-b.slice")),
+            ("machine/agent", Some("/machine/agent")),
+            ("init.scope", None),
+            ("/", None),
+        ] {
+            assert_eq!(unit_of_cgroup(path).as_deref(), unit, "{path}");
+        }
+    }
+
+    #[test]
+    fn names_of_hosts() {
+        assert!(is_host_name("events.example.com") && is_host_name("*.example.com"));
+        assert!(!is_host_name("localhost.") && !is_host_name("-a.example.com"));
+    }
+}
