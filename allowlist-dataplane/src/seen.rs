@@ -161,8 +161,8 @@ fn listed(pins: &Pins) -> Result<BTreeMap<[u64; 2], BTreeSet<u32>>> {
     Ok(ids)
 }
 
-/// Returns the entries of a map, which the kernel programs change meanwhile.
-fn entries<K: aya::Pod, V: aya::Pod>(pins: &Pins, name: &str) -> Result<Vec<(K, V)>> {
+/// Returns the entries of a map. The kernel programs change it meanwhile, so that a key may be read twice.
+fn entries<K: aya::Pod + Ord, V: aya::Pod>(pins: &Pins, name: &str) -> Result<BTreeMap<K, V>> {
     let map: HashMap<_, K, V> = pins.open_map(name)?.try_into()?;
     let entries = map.iter().collect::<Result<_, _>>();
     entries.with_context(|| format!("cannot read the map {name}"))

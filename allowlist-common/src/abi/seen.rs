@@ -23,7 +23,7 @@ pub const SEEN_LEVELS: usize = 4;
 
 /// The key of [`SEEN`]: the calling program's cgroup, and the destination.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(C)]
 pub struct SeenKey {
     /// The id of the cgroup.
@@ -75,7 +75,7 @@ pub struct SeenCalls {
 
 /// The key of [`ANSWERED`]: which socket's cgroup asked, an address, and the name.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(C)]
 pub struct AnsweredKey {
     /// The id of the cgroup of the socket that asked: that of the program, or that of a local resolver.

@@ -272,6 +272,17 @@ fn json_and_options() -> anyhow::Result<()> {
     assert_eq!(json(&[])?["destinations"], json!([]));
     call(&testbed.host, &web, &[("udp_send", "192.0.2.77", 443)])?;
     assert_eq!(json(&[])?["destinations"][0]["prefix"], "192.0.2.77/32");
+
+    // Without the cgroup and those around it, the unit is not known, and no rule is proposed.
+    call(&testbed.host, &web, &[("udp_send", "192.0.2.77", 443)])?;
+    drop((batch, web));
+    let path = cgroup.below_root().to_string_lossy().into_owned();
+    assert_eq!(json(&["--unit", &path])?["destinations"][0]["gone"], false);
+    drop(cgroup);
+    assert_eq!(json(&[])?["destinations"][0]["gone"], true);
+    let text = testbed.run(&["learn"])?;
+    assert!(text.stdout.contains("192.0.2.77/32"), "{text:?}");
+    assert!(!text.stdout.contains("[egress"), "{text:?}");
     Ok(())
 }
 

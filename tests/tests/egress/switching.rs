@@ -147,7 +147,7 @@ fn removed_pins_are_restored() -> anyhow::Result<()> {
         .into_iter()
         .filter(|pin| pin.contains("/allow_") || pin.ends_with("EGRESS_TABLES"))
         .collect();
-    ensure!(pins.len() == 6, "{pins:?}");
+    ensure!(pins.len() == 7, "{pins:?}");
     for pin in pins {
         std::fs::remove_file(pin)?;
     }
