@@ -12,7 +12,7 @@ pub fn unit_of_cgroup(path: &str) -> Option<String> {
     let mut permanent: Vec<_> = components.take_while(|one| !is_transient(one)).collect();
     while let Some(last) = permanent.last() {
         let path = format!("/{}", permanent.join("/"));
-        let slice = last.ends_with(".slice").then(|| (*last).to_owned());
+        let slice = last.strip_suffix(".slice").map(|_| (*last).to_owned());
         let slice =
             slice.filter(|slice| allowlist_policy::unit_path(slice).to_str() == Some(&path));
         for unit in slice.into_iter().chain([path]) {

@@ -140,7 +140,7 @@ impl Proposal {
                 continue;
             }
             for destination in destinations(one, listed) {
-                let used = uses
+                let total = uses
                     .entry((programs.clone(), destination.clone()))
                     .or_insert_with(|| Use {
                         programs: programs.clone(),
@@ -153,13 +153,13 @@ impl Proposal {
                         first: one.first,
                         last: one.last,
                     });
-                used.ports.insert(ports(one).to_string());
-                used.cgroups.extend(one.cgroup.clone());
-                used.is_closed |= is_closed(&one.address.into());
-                used.calls += calls;
-                used.probes += probes;
-                used.first = used.first.min(one.first);
-                used.last = used.last.max(one.last);
+                total.ports.insert(ports(one).to_string());
+                total.cgroups.extend(one.cgroup.clone());
+                total.is_closed |= is_closed(&one.address.into());
+                total.calls += calls;
+                total.probes += probes;
+                total.first = total.first.min(one.first);
+                total.last = total.last.max(one.last);
             }
         }
         self.uses = uses.into_values().collect();
