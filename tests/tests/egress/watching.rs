@@ -356,7 +356,11 @@ fn replaced_maps_end_a_watch() -> anyhow::Result<()> {
         eventually(|| Ok(pin.exists() && generation()? > before))?;
     }
     let watch = watch(&testbed, &["--count", "1"])?;
-    call(&testbed.host, &cgroup, &[("tcp", OTHERS[0], 443)])?;
+    // The maps are pinned before the programs that use them are attached.
+    eventually(|| {
+        call(&testbed.host, &cgroup, &[("tcp", OTHERS[0], 443)])?;
+        Ok(watch.stdout().contains(OTHERS[0]))
+    })?;
     ended(watch).map(drop)
 }
 
