@@ -122,6 +122,10 @@ fn key(ctx: &SkBuffContext, resolver: &Datagram, id: u32) -> QueryKey {
 /// Notes a query to a resolver for a listed name, or for any name if those are learnt for proposals; the result has no
 /// meaning.
 #[inline(always)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a copy of the value would not fit on the stack"
+)]
 fn note(ctx: &SkBuffContext) -> Option<()> {
     let word = control()?.bits();
     if !word.has_egress() {
@@ -143,8 +147,8 @@ fn note(ctx: &SkBuffContext) -> Option<()> {
     }
     // The question is written into the entry itself: a program on this hook can be preempted by another one on the same
     // CPU, so that memory of the CPU would not be this packet's alone, and the stack is too small.
-    QUERIES.insert(&key, &NO_QUESTION, 0).ok()?;
-    let noted = QUERIES.get_ptr_mut(&key)?;
+    QUERIES.insert(key, &NO_QUESTION, 0).ok()?;
+    let noted = QUERIES.get_ptr_mut(key)?;
     // SAFETY: an entry for this socket and id, which nobody reads before the answer.
     let noted = unsafe { &mut *noted };
     let is_read = read_question(&message, noted).is_some();
@@ -164,7 +168,7 @@ fn note(ctx: &SkBuffContext) -> Option<()> {
         }
         None if is_read && word.egress_learns() => {}
         None => {
-            let _ = QUERIES.remove(&key);
+            let _ = QUERIES.remove(key);
         }
     }
     Some(())
@@ -184,13 +188,13 @@ pub(crate) fn read(ctx: &SkBuffContext, datagram: &Datagram, resolvers: Resolver
     };
     let header = dns::header(&message)?;
     let key = key(ctx, datagram, header.id);
-    let noted = QUERIES.get_ptr(&key)?;
+    let noted = QUERIES.get_ptr(key)?;
     // SAFETY: nobody changes the entry after it was noted; the kernel keeps it while the program runs.
     let noted = unsafe { &*noted };
     // SAFETY: the context is this program's.
     let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
     read_noted(&message, &header, noted, cgroup, resolvers);
-    let _ = QUERIES.remove(&key);
+    let _ = QUERIES.remove(key);
     Some(())
 }
 

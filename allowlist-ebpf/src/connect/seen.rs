@@ -3,7 +3,7 @@
 //!
 //! Only describes: no decision depends on it.
 
-use allowlist_common::abi::{AnsweredKey, PackedCall, SEEN_LEVELS, SeenCalls, SeenKey};
+use allowlist_common::abi::{AnsweredKey, PackedCall, SeenCalls, SeenKey};
 use allowlist_common::dns::Noted;
 use allowlist_common::egress::{Call, transport};
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id};
@@ -36,18 +36,18 @@ fn add(high: u64, low: u64, properties: u64, now: u64) {
             properties as u16,
         ),
     };
-    if SEEN.get_ptr(&key).is_none() {
+    if SEEN.get_ptr(key).is_none() {
         let mut seen = SeenCalls {
             first: now,
             ..SeenCalls::default()
         };
-        for level in 0..SEEN_LEVELS {
+        for (level, id) in (1..).zip(&mut seen.levels) {
             // SAFETY: has no pointer arguments.
-            seen.levels[level] = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32 + 1) };
+            *id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
         }
-        let _ = SEEN.insert(&key, &seen, NO_EXIST); // fails if another CPU was faster, or under contention
+        let _ = SEEN.insert(key, seen, NO_EXIST); // fails if another CPU was faster, or under contention
     }
-    let Some(seen) = SEEN.get_ptr_mut(&key) else {
+    let Some(seen) = SEEN.get_ptr_mut(key) else {
         return;
     };
     // SAFETY: the map lookup returned the pointer; every program changes the value by atomic additions and single
@@ -74,7 +74,7 @@ pub(crate) fn answered(address: &[u64; 2], cgroup: u64, noted: &Noted) {
         hash: noted.hash.into(),
     };
     // A lookup marks the entry as recently used, and is cheaper than an insertion.
-    if ANSWERED.get_ptr(&key).is_none() {
-        let _ = ANSWERED.insert(&key, noted, 0); // fails under contention; the name is then not proposed
+    if ANSWERED.get_ptr(key).is_none() {
+        let _ = ANSWERED.insert(key, noted, 0); // fails under contention; the name is then not proposed
     }
 }
