@@ -21,8 +21,8 @@ pub use control::{
 pub use egress::{
     CONNECT_PROGRAMS, Calls, DaemonProcess, EGRESS_COUNTERS, EGRESS_MATCHES, EGRESS_PINNED,
     EGRESS_RULES, EGRESS_SETTINGS, EGRESS_TABLES, EgressCounters, EgressSettings, Endpoint,
-    MAX_ENDPOINTS, OWN_ADDRESSES, PROCESS, RECEIVE_PROGRAM, RECEIVED, Received, RuleCalls, UNITS,
-    UnitKey,
+    MAX_ENDPOINTS, MAX_UNIT_TEXT, OWN_ADDRESSES, PROCESS, RECEIVE_PROGRAM, RECEIVED, Received,
+    RuleCalls, UNIT_OFFSETS, UNIT_PROGRAMS, UNIT_TEXTS, UNITS, UnitKey, UnitRow, UnitText,
 };
 pub use egress_event::{
     EGRESS_BUDGET, EGRESS_EVENT_BYTES, EGRESS_EVENTS, EGRESS_LEASE, EgressEvent, EgressLease,
@@ -288,7 +288,7 @@ mod user {
         AnswerCounters, AnsweredKey, Calls, Counters, DaemonProcess, EgressCounters, EgressEvent,
         EgressLease, EgressSettings, Event, EventBudget, Fallback, Grant, Identity, Interface,
         LearnedNames, ListedName, NameState, Received, RuleCalls, SeenCalls, SeenKey, ServiceTable,
-        ServiceTraffic, Traffic, UnitKey,
+        ServiceTraffic, Traffic, UnitKey, UnitText,
     };
     use crate::dns::Noted;
     use crate::flow::{Crowding, Flow, FlowEntry, ForeignPort, Marking, PortsInUse};
@@ -338,7 +338,8 @@ mod user {
         ServiceTraffic,
         FlowEntry,
         Traffic,
-        UnitKey
+        UnitKey,
+        UnitText
     );
 }
 
@@ -356,6 +357,8 @@ mod tests {
         assert_eq!(size_of::<PublishedValue>(), 16);
         assert_eq!(size_of::<Fallback>(), 32);
         assert_eq!(size_of::<Grant>(), 12);
+        assert_eq!(size_of::<UnitKey>(), 16);
+        assert_eq!(size_of::<UnitText>(), 520);
         assert_eq!(size_of::<InterfaceServices>(), 256 + 8 * 5);
         assert_eq!(
             size_of::<ServiceTable>(),

@@ -120,6 +120,25 @@ pub struct Request {
     pub local_port: u16,
 }
 
+/// The rules that cover a port or protocol for one calling program: the union of at most two sets of rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoveringRules {
+    /// The set of rules for all programs and for the caller's slices and cgroups by path, as the number of a kernel
+    /// service; 0 if none covers the port.
+    pub by_path: ServiceId,
+    /// The set of rules for the caller's service, or another unit that is named without its path, as the number of a
+    /// kernel service; 0 if none covers the port.
+    pub by_name: ServiceId,
+}
+
+impl CoveringRules {
+    /// Returns the union as a set of kernel services.
+    #[inline(always)]
+    pub const fn services(self) -> u64 {
+        service_set(self.by_path) | service_set(self.by_name)
+    }
+}
+
 /// The tables of one generation for one calling program.
 pub trait EgressTables {
     /// Returns the effective control word.
@@ -132,12 +151,10 @@ pub trait EgressTables {
     fn exempt_endpoint(&self, address: &Address, protocol: u8, port: u16) -> Option<EgressReason>;
     /// Reports whether the calling socket received a datagram from this address and port, and may reply to it.
     fn has_received_from(&self, address: &Address, port: u16) -> bool;
-    /// Returns the set of rules that cover a destination port of TCP, UDP or SCTP for the calling program, as the number
-    /// of a kernel service; 0 if none covers it.
-    fn rules_of_port(&self, protocol: u8, port: u16) -> ServiceId;
-    /// Returns the set of rules that cover a protocol without ports for the calling program, as
-    /// [`Self::rules_of_port`] does.
-    fn rules_of_protocol(&self, protocol: u8) -> ServiceId;
+    /// Returns the rules that cover a destination port of TCP, UDP or SCTP for the calling program.
+    fn rules_of_port(&self, protocol: u8, port: u16) -> CoveringRules;
+    /// Returns the rules that cover a protocol without ports for the calling program.
+    fn rules_of_protocol(&self, protocol: u8) -> CoveringRules;
     /// Returns the id under which calls to the ports of a set of rules are counted: an index into
     /// [`crate::abi::EGRESS_RULES`].
     fn rule_counter_id(&self, rules: ServiceId) -> u32;
@@ -158,9 +175,9 @@ pub struct EgressDecision {
     pub reason: EgressReason,
     /// The match id of the destination (an index into [`crate::abi::EGRESS_MATCHES`]), if a rule allows it; else 0.
     pub match_id: u32,
-    /// The counter id of the rules that cover the port (an index into [`crate::abi::EGRESS_RULES`]); 0 if none does, or
-    /// if an earlier rule decided.
-    pub rules: u32,
+    /// The counter ids of the two sets of rules that cover the port, as in [`CoveringRules`] (indices into
+    /// [`crate::abi::EGRESS_RULES`]); 0 if no rule of a set does, or if an earlier step decided. Equal ids count once.
+    pub rules: [u32; 2],
     /// The id of the name by which the destination is allowed (an index into [`crate::abi::NAME_CALLS`]); else 0.
     pub name: u32,
 }
@@ -172,7 +189,7 @@ impl EgressDecision {
             verdict,
             reason,
             match_id: 0,
-            rules: 0,
+            rules: [0; 2],
             name: 0,
         }
     }
@@ -207,8 +224,8 @@ pub fn decide<T: EgressTables>(request: &Request, tables: &T) -> EgressDecision 
         TCP | UDP | SCTP => tables.rules_of_port(protocol, request.port),
         _ => tables.rules_of_protocol(protocol),
     };
-    let covering = service_set(rules);
-    let counter = tables.rule_counter_id(rules);
+    let covering = rules.services();
+    let counters = [rules.by_path, rules.by_name].map(|rules| tables.rule_counter_id(rules));
     if covering != 0 {
         // A translated address (RFC 6052) is allowed by its own prefix or by that of the IPv4 address in it.
         for address in [Some(destination), embedded(destination)] {
@@ -218,7 +235,7 @@ pub fn decide<T: EgressTables>(request: &Request, tables: &T) -> EgressDecision 
             {
                 return EgressDecision {
                     match_id: grant.match_id,
-                    rules: counter,
+                    rules: counters,
                     ..pass(EgressReason::Allowed)
                 };
             }
@@ -227,7 +244,7 @@ pub fn decide<T: EgressTables>(request: &Request, tables: &T) -> EgressDecision 
         if name != 0 {
             return EgressDecision {
                 name,
-                rules: counter,
+                rules: counters,
                 ..pass(EgressReason::AllowedName)
             };
         }
@@ -238,7 +255,7 @@ pub fn decide<T: EgressTables>(request: &Request, tables: &T) -> EgressDecision 
         _ => EgressReason::Default,
     };
     EgressDecision {
-        rules: counter,
+        rules: counters,
         ..EgressDecision::new(verdict, reason)
     }
 }
@@ -384,6 +401,8 @@ const fn is_closed_v4(address: u32) -> bool {
     }
     false
 }
+
+pub mod units;
 
 #[cfg(test)]
 #[path = "egress/tests.rs"]

@@ -5,7 +5,7 @@
 //! a host without one has neither. Invariant: the tables of a slot are written before a control word names the slot and
 //! has an egress policy; without such a word, every call passes, whatever is attached.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use allowlist_common::abi::{self, EGRESS_TABLES, EgressControl, EgressSettings};
+use allowlist_policy::UnitPlace;
 use allowlist_policy::compile::{RangeTable, Tables};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
 use aya::{Ebpf, EbpfLoader};
+use log::warn;
 
 use super::Dataplane;
 use super::cgroup::Cgroup;
 use super::egress_maps::EgressMaps;
+use super::egress_units;
 use super::generations::Generations;
 use super::link::take_off;
 use super::name_maps::{LearnedAddress, forget, learned_addresses, restore};
@@ -51,9 +54,8 @@ pub struct EgressPublication {
     pub control: EgressControl,
     /// The cgroups to attach to, as paths below the root of cgroup v2; empty for the root.
     pub cgroups: Vec<PathBuf>,
-    /// The paths of the cgroups of units below the root of cgroup v2: the first is the unit with row 1 of the tables,
-    /// and so on.
-    pub units: Vec<PathBuf>,
+    /// The places of units in the tree of cgroups: the first is the unit with row 1 of the tables, and so on.
+    pub units: Vec<UnitPlace>,
     /// The addresses of this host's interfaces, calls to which pass.
     pub own_addresses: BTreeSet<IpAddr>,
     /// The id of the daemon's process in the initial PID namespace, whose calls pass: see
@@ -70,9 +72,23 @@ pub(super) struct EgressPolicy {
     /// The cgroups to which this process attached the loaded programs; `None` before that, and after a detach or a resize
     /// of the tables.
     attached: Option<Vec<PathBuf>>,
+    /// How this process finds the cgroups of units that are created.
+    following: Following,
     /// The tables and settings in the active slot; `None` if there is no egress policy, or if this process does not
     /// know which are active.
     published: Option<(Arc<Tables>, EgressSettings)>,
+}
+
+/// How a process finds the cgroups of units that are created.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Following {
+    /// Not at all: no rule names a unit, as far as this process knows.
+    #[default]
+    None,
+    /// By programs that it attached to the kernel's tracepoints, and by a search each second.
+    Programs,
+    /// Only by a search each second, since the kernel cannot run the programs.
+    Search,
 }
 
 impl EgressPolicy {
@@ -137,7 +153,7 @@ impl EgressPolicy {
         let maps = self.maps.as_mut().expect("they were just opened");
         maps.set_addresses(&publication.own_addresses)?;
         maps.exempt(publication.process);
-        maps.set_units(slot, &rows(&publication.units))?;
+        maps.units.set_texts(slot, &publication.units)?;
         let settings = EgressSettings {
             namespace: Namespace::current()?.cookie,
             ..publication.settings
@@ -147,6 +163,41 @@ impl EgressPolicy {
             self.attach(pins, &publication.cgroups)?;
             self.attached = Some(publication.cgroups.clone());
         }
+        self.follow(pins, &publication.units)?;
+        let maps = self.maps.as_mut().expect("they were just opened");
+        maps.units.refresh()
+    }
+
+    /// Attaches the programs that follow the cgroups of `units`, or detaches them if the rules of no slot name a unit.
+    ///
+    /// # Errors
+    /// Fails if the kernel cannot run the programs, and a unit needs them: its programs run as soon as its cgroup exists.
+    fn follow(&mut self, pins: &Pins, units: &[UnitPlace]) -> Result<()> {
+        let maps = self.maps.as_ref().expect("they were just opened");
+        if units.is_empty() {
+            if maps.units.is_empty()? {
+                egress_units::detach(pins)?;
+                self.following = Following::None;
+            }
+            return Ok(());
+        }
+        let needs_programs = units.iter().any(UnitPlace::is_started);
+        if self.following == Following::Programs
+            || self.following == Following::Search && !needs_programs
+        {
+            return Ok(());
+        }
+        let words = maps.pool_words();
+        let _pin_lock = pins.lock_exclusive()?;
+        let attached = egress_units::attach(pins, |offsets| open(pins, words, offsets));
+        match attached {
+            Ok(()) => self.following = Following::Programs,
+            Err(error) if needs_programs => return Err(error),
+            Err(error) => {
+                warn!("the cgroups that rules name are searched only once a second: {error:#}");
+                self.following = Following::Search;
+            }
+        }
         Ok(())
     }
 
@@ -154,7 +205,7 @@ impl EgressPolicy {
     fn load(&mut self, pins: &Pins) -> Result<&mut Ebpf> {
         if self.programs.is_none() {
             let words = match &self.maps {
-                Some(maps) => (maps.tables.words() - ranges::FIXED) as u32,
+                Some(maps) => maps.pool_words(),
                 None => abi::MIN_POOL_WORDS,
             };
             let object = load(pins, words)?;
@@ -172,7 +223,9 @@ impl EgressPolicy {
             return Ok(true);
         };
         let links = cgroups.len().max(1) * PROGRAMS;
-        Ok(EgressMaps::are_pinned(pins)? && pinned_links(pins.folder())?.len() >= links)
+        Ok(EgressMaps::are_pinned(pins)?
+            && pinned_links(pins.folder())?.len() >= links
+            && (self.following != Following::Programs || egress_units::are_pinned(pins)?))
     }
 
     /// Attaches the programs to the cgroups at `paths`, below the root of cgroup v2, and pins the links. Replaces the
@@ -206,17 +259,10 @@ impl EgressPolicy {
     /// Detaches the programs from all cgroups. The maps stay, with their counters. The caller holds the lock of the pins.
     pub(super) fn detach(&mut self, pins: &Pins) -> Result<()> {
         (self.programs, self.attached) = (None, None);
+        self.following = Following::None;
+        egress_units::detach(pins)?;
         detach_from(pins, 0)
     }
-}
-
-/// Returns, by cgroup id, the number of each unit's row in the tables of the egress policy: the position of its cgroup's
-/// path in `units`, from 1. A cgroup that cannot be opened, for example because it does not exist, is left out.
-fn rows(units: &[PathBuf]) -> BTreeMap<u64, u32> {
-    (1..)
-        .zip(units)
-        .filter_map(|(row, path)| Some((Cgroup::open(path).ok()?.id, row)))
-        .collect()
 }
 
 /// Returns whether two generations have the same tables.
@@ -230,8 +276,17 @@ fn is_equal(a: &Arc<Tables>, b: &Arc<Tables>) -> bool {
             && a.names == b.names)
 }
 
-/// Loads the object with a pool of `words` words of 8 bytes after the tables of each slot.
+/// Loads the object with a pool of `words` words of 8 bytes after the tables of each slot, and the programs that are
+/// attached to cgroups.
 fn load(pins: &Pins, words: u32) -> Result<Ebpf> {
+    let mut object = open(pins, words, &[])?;
+    load_programs(&mut object)?;
+    Ok(object)
+}
+
+/// Loads the object without its programs, with a pool of `words` words of 8 bytes after the tables of each slot and the
+/// load-time constants `offsets`.
+fn open(pins: &Pins, words: u32, offsets: &[(&'static str, u32)]) -> Result<Ebpf> {
     let shared = [abi::CONTROL, abi::FALLBACK];
     let paths: Vec<_> = shared
         .iter()
@@ -243,14 +298,15 @@ fn load(pins: &Pins, words: u32) -> Result<Ebpf> {
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }
-    let mut object = loader
+    for (name, offset) in offsets {
+        loader.override_global(name, offset, true);
+    }
+    loader
         .load(OBJECT)
-        .context("cannot create or open the kernel maps of the egress policy")?;
-    load_programs(&mut object)?;
-    Ok(object)
+        .context("cannot create or open the kernel maps of the egress policy")
 }
 
-/// Loads all programs of the object into the kernel.
+/// Loads the programs of the object that are attached to cgroups into the kernel.
 pub(super) fn load_programs(object: &mut Ebpf) -> Result<()> {
     for (name, program) in object.programs_mut() {
         let loaded = match program {
@@ -273,6 +329,7 @@ pub(super) fn load_unpinned() -> Result<Ebpf> {
         .load(OBJECT)
         .context("cannot create the kernel maps of the egress policy")?;
     load_programs(&mut object)?;
+    egress_units::load_programs(&mut object)?;
     Ok(object)
 }
 
@@ -352,6 +409,7 @@ fn detach_from(pins: &Pins, first: usize) -> Result<()> {
 
 /// Detaches all programs of the egress policy, and removes the pins of their links and maps.
 pub(super) fn remove(pins: &Pins) -> Result<()> {
+    egress_units::detach(pins)?;
     detach_from(pins, 0)?;
     for name in abi::EGRESS_PINNED {
         pins.unpin(name)?;
@@ -386,12 +444,12 @@ impl Dataplane {
         }
     }
 
-    /// Updates the cgroups of the units in the active tables, which may have been created or replaced since the publish;
-    /// `units` are those of the publication.
-    pub fn refresh_units(&mut self, units: &[PathBuf]) -> Result<()> {
-        let slot = self.control.effective().slot;
+    /// Searches the cgroups of units that the kernel programs missed, and removes entries of cgroups that are gone.
+    ///
+    /// Does nothing without an egress policy.
+    pub fn refresh_units(&mut self) -> Result<()> {
         match &mut self.egress.maps {
-            Some(maps) => maps.set_units(slot, &rows(units)),
+            Some(maps) => maps.units.refresh(),
             None => Ok(()),
         }
     }

@@ -3,19 +3,19 @@
 //!
 //! Invariant: a slot is written only while no control word names it, as the tables for packets are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use allowlist_common::abi::{
-    self, EGRESS_SETTINGS, EGRESS_TABLES, EgressSettings, OWN_ADDRESSES, PROCESS, SLOTS, UNITS,
-    UnitKey,
+    self, EGRESS_SETTINGS, EGRESS_TABLES, EgressSettings, OWN_ADDRESSES, PROCESS, SLOTS,
 };
 use allowlist_common::egress::address_key;
 use allowlist_policy::compile::{RangeTable, Tables};
 use aya::maps::{HashMap, MapData};
 
 use super::clock::kernel_clock;
+use super::egress_units::UnitMaps;
 use super::generations::Generations;
 use super::memory::Memory;
 use super::name_maps::NameMaps;
@@ -35,7 +35,7 @@ pub(super) struct EgressMaps {
     settings: Memory,
     process: Memory,
     addresses: HashMap<MapData, [u64; 2], u8>,
-    units: HashMap<MapData, UnitKey, u32>,
+    pub(super) units: UnitMaps,
     pub(super) names: NameMaps,
 }
 
@@ -58,9 +58,14 @@ impl EgressMaps {
             settings: memory(EGRESS_SETTINGS, SETTINGS_WORDS * SLOTS as usize)?,
             process: memory(PROCESS, 2)?,
             addresses: pins.open_map(OWN_ADDRESSES)?.try_into()?,
-            units: pins.open_map(UNITS)?.try_into()?,
+            units: UnitMaps::open(pins)?,
             names: NameMaps::open(pins)?,
         })
+    }
+
+    /// Returns the size of the pool after the tables of each slot, in words of 8 bytes.
+    pub(super) fn pool_words(&self) -> u32 {
+        (self.tables.words() - ranges::FIXED) as u32
     }
 
     /// Writes the tables and settings of a generation into a slot that no program uses. The slot must be large enough.
@@ -86,29 +91,6 @@ impl EgressMaps {
             .part(slot as usize * SETTINGS_WORDS, SETTINGS_WORDS)
             .write(0, words);
         self.names.write(slot, &tables.names)
-    }
-
-    /// Sets the rows of the units in a slot's tables, by the id of each unit's cgroup, and removes the slot's other
-    /// rows.
-    pub(super) fn set_units(&mut self, slot: u32, units: &BTreeMap<u64, u32>) -> Result<()> {
-        let what = || format!("cannot update the map {UNITS}");
-        let slot = u64::from(slot);
-        let known: Vec<UnitKey> = self
-            .units
-            .keys()
-            .collect::<Result<_, _>>()
-            .with_context(what)?;
-        for (&cgroup, row) in units {
-            self.units
-                .insert(UnitKey { cgroup, slot }, row, 0)
-                .with_context(what)?;
-        }
-        for key in known {
-            if key.slot == slot && !units.contains_key(&key.cgroup) {
-                self.units.remove(&key).with_context(what)?;
-            }
-        }
-        Ok(())
     }
 
     /// Makes a process's calls pass for [`PROCESS_LIFETIME`] from now on; its id is that in the initial PID namespace.

@@ -11,7 +11,8 @@
 //! - `commit_confirm` makes the kernel roll back a change that is not confirmed
 //! - `migrate` replaces the program of another version
 //! - `attach` and `new_link` attach the program to an interface, `tracker` the flow tracker
-//! - `egress` attaches the programs of the egress policy to cgroups (`cgroup`), `egress_maps` has their maps, `egress_view` reads them
+//! - `egress` attaches the programs of the egress policy to cgroups (`cgroup`), `egress_maps` has their maps, `egress_units` follows
+//!   the cgroups of units (with offsets from `kernel_types`), `egress_view` reads them
 //! - `flows` resizes the flow table, `tracking` adds flows that are older than the filter, `tracked` lists and cuts flows
 //! - `snapshot` reads and restores the applied state, `detach` detaches
 //! - `view` reads the maps without a daemon
@@ -62,6 +63,7 @@ mod counters;
 mod detach;
 mod egress;
 mod egress_maps;
+mod egress_units;
 mod egress_view;
 mod egress_watch;
 mod error;
@@ -70,6 +72,7 @@ mod facts;
 mod flows;
 mod generations;
 mod interface_slots;
+mod kernel_types;
 mod link;
 mod lookup;
 mod memory;

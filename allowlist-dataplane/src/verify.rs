@@ -53,10 +53,12 @@ pub fn verify(trace: bool) -> Result<Vec<Verified>> {
         }
     }
     for (name, program) in egress::load_unpinned()?.programs() {
+        let units = abi::UNIT_PROGRAMS.map(|(name, _)| name);
         let names = abi::CONNECT_PROGRAMS
-            .iter()
-            .chain([&abi::RECEIVE_PROGRAM, &abi::QUERY_PROGRAM]);
-        if let Some(name) = names.copied().find(|one| *one == name) {
+            .into_iter()
+            .chain([abi::RECEIVE_PROGRAM, abi::QUERY_PROGRAM])
+            .chain(units);
+        if let Some(name) = names.into_iter().find(|one| *one == name) {
             verified.push(numbers(name, &program.info()?)?);
         }
     }

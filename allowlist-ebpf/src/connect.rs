@@ -1,6 +1,6 @@
 //! The kernel programs of the egress policy: judge every `connect` and every datagram that a program of this host sends
-//! from a socket that is not connected, record from whom such a socket has received, and learn the addresses of names
-//! from the answers of resolvers.
+//! from a socket that is not connected, record from whom such a socket has received, learn the addresses of names from the
+//! answers of resolvers, and follow the cgroups of units.
 //!
 //! The programs are attached to a cgroup, usually the root of cgroup v2, and run in the calling process before a packet
 //! is sent. `allowlist_common::egress` makes the decisions. Connections that exist and those that were accepted are
@@ -34,6 +34,8 @@ mod received;
 mod seen;
 #[path = "connect/udp.rs"]
 mod udp;
+#[path = "connect/units.rs"]
+mod units;
 
 use core::arch::asm;
 

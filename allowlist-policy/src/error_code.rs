@@ -104,6 +104,8 @@ pub enum ErrorCode {
     InvalidPinDir,
     /// cgroup v2 is not mounted, and the egress policy needs it.
     NoCgroups,
+    /// The kernel cannot report the starts of units, so rules of the egress policy cannot name services.
+    NoUnitStarts,
     /// The control socket cannot be created.
     InvalidSocket,
     /// The state directory cannot be used.

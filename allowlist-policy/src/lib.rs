@@ -59,6 +59,6 @@ pub use policy::{
     Answer, AtStart, Column, Condition, Csv, Direction, Egress, EgressRule, Engine, Family, Feed,
     Fetched, Format, Gate, GracePrefix, Http, Item, Json, Keep, Lines, Lookup, MAX_NAME_BYTES,
     Mode, Origin, Page, PastChange, Pattern, PerFamily, Policy, Ports, Refusal, ReturnTraffic,
-    Rules, Secret, Select, Service, Snapshot, Source, Validator, Verdict, Xml, is_loopback,
-    is_name, public_url, unit_path,
+    Rules, STARTED_UNITS, Secret, Select, Service, Snapshot, Source, UnitPlace, Validator, Verdict,
+    Xml, is_loopback, is_name, public_url,
 };

@@ -21,7 +21,7 @@ pub use allowlist_common::verdict::Verdict;
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use egress::{Egress, EgressRule, unit_path};
+pub use egress::{Egress, EgressRule, STARTED_UNITS, UnitPlace};
 pub use feed::{Answer, Feed, Fetched, GracePrefix, PastChange, Snapshot, Validator};
 pub use format::{Column, Condition, Csv, Format, Item, Json, Lines, Page, Pattern, Select, Xml};
 pub use source::{
@@ -222,6 +222,9 @@ impl Keep {
         not_ip: true,
     };
 }
+
+/// Stands for all interfaces that no service names, in [`Service::interfaces`]. No interface has an empty name.
+pub(crate) const ELSEWHERE: &str = "";
 
 impl Service {
     /// Returns whether the service applies to packets that arrive on `interface`.

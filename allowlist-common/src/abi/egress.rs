@@ -25,6 +25,21 @@ pub const CONNECT_PROGRAMS: [&str; 4] = [
 /// The program that records from whom a UDP socket has received, at the hook for packets to a cgroup's sockets.
 pub const RECEIVE_PROGRAM: &str = "allow_received";
 
+/// The programs that follow the cgroups of units, by their names in the object file and in the kernel, each with the
+/// raw tracepoint to which it is attached.
+pub const UNIT_PROGRAMS: [(&str, &str); 2] = [
+    ("allow_mkdir", "cgroup_mkdir"),
+    ("allow_rmdir", "cgroup_rmdir"),
+];
+/// Load-time constants of [`UNIT_PROGRAMS`], `u32`: the offsets in bytes of fields in structs of the running kernel.
+/// Each has the name of the constant, the struct and the field.
+pub const UNIT_OFFSETS: [(&str, &str, &str); 4] = [
+    ("CGROUP_NODE", "cgroup", "kn"),
+    ("CGROUP_ROOT", "cgroup", "root"),
+    ("NODE_ID", "kernfs_node", "id"),
+    ("ROOT_HIERARCHY", "cgroup_root", "hierarchy_id"),
+];
+
 /// Array of [`GenerationTables`](super::GenerationTables) by slot; each value ends with the slot's pool, the chunks of
 /// its range table ([`crate::ranges`]).
 pub const EGRESS_TABLES: &str = "EGRESS_TABLES";
@@ -45,12 +60,13 @@ pub const PROCESS: &str = "PROCESS";
 /// LRU hash from [`Received`] to `u8`: the endpoints from which unconnected UDP sockets have received a datagram; the
 /// value has no meaning.
 pub const RECEIVED: &str = "RECEIVED";
-/// Hash from [`UnitKey`] to the row of a unit, `u32`: an index into
-/// [`ServiceTable::interfaces`](super::ServiceTable::interfaces).
+/// Hash from [`UnitKey`] to a [`UnitRow`], as `u32`: the cgroups of units that exist.
 pub const UNITS: &str = "UNITS";
+/// Hash from [`UnitText`] to a [`UnitRow`], as `u32`: the units that the rules of a slot name.
+pub const UNIT_TEXTS: &str = "UNIT_TEXTS";
 
 /// The pinned maps of the egress policy, in addition to [`PINNED`](super::PINNED).
-pub const EGRESS_PINNED: [&str; 23] = [
+pub const EGRESS_PINNED: [&str; 24] = [
     EGRESS_TABLES,
     EGRESS_SETTINGS,
     EGRESS_COUNTERS,
@@ -60,6 +76,7 @@ pub const EGRESS_PINNED: [&str; 23] = [
     PROCESS,
     RECEIVED,
     UNITS,
+    UNIT_TEXTS,
     EGRESS_LEASE,
     EGRESS_EVENTS,
     EGRESS_BUDGET,
@@ -164,10 +181,10 @@ impl VolatileRef<'_, EgressSettings> {
         field!(self, namespace).load() == namespace
     }
 
-    /// Reports whether a rule is limited to units.
+    /// Returns 1 if a rule is limited to units; else 0.
     #[inline(always)]
-    pub fn has_units(self) -> bool {
-        field!(self, has_units).load() != 0
+    pub fn has_units(self) -> u32 {
+        field!(self, has_units).load()
     }
 }
 
@@ -270,6 +287,75 @@ pub struct UnitKey {
     pub cgroup: u64,
     /// The slot.
     pub slot: u64,
+}
+
+/// The number of bytes for the text of a unit, which is shorter, since a zero byte follows it.
+pub const MAX_UNIT_TEXT: usize = 512;
+
+/// The key of [`UNIT_TEXTS`]: a unit as the rules of a slot name it.
+#[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct UnitText {
+    /// The slot.
+    pub slot: u64,
+    /// The name of a unit such as `alerts.service`, or the path of a cgroup below the root of cgroup v2, which begins
+    /// with `/`. The rest is zero.
+    pub text: [u8; MAX_UNIT_TEXT],
+}
+
+impl UnitText {
+    /// Returns the key for a unit; `None` if the text is longer than the kernel's tables allow.
+    pub fn new(slot: u32, text: &str) -> Option<Self> {
+        let mut key = Self {
+            slot: slot.into(),
+            text: [0; MAX_UNIT_TEXT],
+        };
+        if text.len() >= MAX_UNIT_TEXT {
+            return None;
+        }
+        key.text[..text.len()].copy_from_slice(text.as_bytes());
+        Some(key)
+    }
+
+    /// Returns the name or path, without the zero bytes.
+    pub fn text(&self) -> &[u8] {
+        let end = self.text.iter().position(|byte| *byte == 0);
+        &self.text[..end.unwrap_or(MAX_UNIT_TEXT)]
+    }
+}
+
+/// The value of [`UNITS`] and [`UNIT_TEXTS`]: the row of a unit in the tables, an index into
+/// [`ServiceTable::interfaces`](super::ServiceTable::interfaces), and whether the rules state the unit's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitRow(pub u32);
+
+impl UnitRow {
+    const BY_NAME: u32 = 1 << 16;
+    /// The bits that a value may have.
+    pub const BITS: u32 = Self::BY_NAME | (super::MAX_INTERFACES - 1);
+
+    /// Returns the value for a unit whose path is known. Its row includes the rules for all programs and for the cgroups
+    /// around it.
+    pub const fn by_path(row: u32) -> Self {
+        Self(row)
+    }
+
+    /// Returns the value for a unit of which only the name is known. Its row has the rules that name it, and applies in
+    /// addition to the row of the cgroups around it.
+    pub const fn by_name(row: u32) -> Self {
+        Self(row | Self::BY_NAME)
+    }
+
+    /// Reports whether the row applies in addition to that of the cgroups around the unit.
+    pub const fn is_by_name(self) -> bool {
+        self.0 & Self::BY_NAME != 0
+    }
+
+    /// Returns the index of the row.
+    pub const fn row(self) -> usize {
+        (self.0 % super::MAX_INTERFACES) as usize
+    }
 }
 
 /// The key of [`RECEIVED`]: a socket, and an endpoint from which it has received.

@@ -3,6 +3,7 @@
 //! The lease is separate from that of drop events, so a reader of dropped packets does not make the programs of the
 //! egress policy emit events, nor the other way round.
 
+use super::MAX_SERVICE_COUNTS;
 use crate::egress::{Call, EgressDecision, EgressReason, Request, address_key};
 use crate::verdict::Verdict;
 use crate::volatile::{VolatileRef, field};
@@ -58,8 +59,8 @@ pub struct EgressEvent {
     pub command: [u8; 16],
     /// The match id of the destination, if a rule allows it; else 0 ([`EgressDecision::match_id`]).
     pub match_id: u32,
-    /// The counter id of the rules that cover the port; else 0 ([`EgressDecision::rules`]).
-    pub rules: u32,
+    /// The counter ids of the two sets of rules that cover the port; else 0 ([`EgressDecision::rules`]).
+    pub rules: [u16; 2],
     /// The destination port; without meaning for a protocol without ports.
     pub port: u16,
     /// The IP protocol of the socket, as the kernel numbers it ([`Request::protocol`]).
@@ -82,7 +83,7 @@ pub struct PackedCall {
     /// The port in bits 0 to 15, the protocol in 16 to 31, the call in 32 to 39, the reason in 40 to 47, the verdict in
     /// 48 to 55, and observe mode in 56 to 63.
     pub properties: u64,
-    /// The match id in the lower 32 bits, and the counter id of the rules in the upper ones.
+    /// The match id in bits 0 to 31, and the counter ids of the rules in 32 to 47 and 48 to 63.
     pub ids: u64,
 }
 
@@ -90,6 +91,8 @@ impl PackedCall {
     /// Packs a request and its decision; `observes` is true in observe mode.
     #[inline(always)]
     pub const fn new(request: &Request, decision: &EgressDecision, observes: bool) -> Self {
+        const { assert!(MAX_SERVICE_COUNTS <= 1 << u16::BITS) };
+        let [by_path, by_name] = decision.rules;
         Self {
             destination: address_key(request.destination),
             properties: request.port as u64
@@ -98,7 +101,9 @@ impl PackedCall {
                 | (decision.reason as u64) << 40
                 | (decision.verdict as u64) << 48
                 | (observes as u64) << 56,
-            ids: decision.match_id as u64 | (decision.rules as u64) << 32,
+            ids: decision.match_id as u64
+                | (by_path as u64 & 0xffff) << 32
+                | (by_name as u64) << 48,
         }
     }
 
@@ -130,7 +135,7 @@ impl PackedCall {
         event.verdict = (self.properties >> 48) as u8;
         event.observe = (self.properties >> 56) as u8;
         event.match_id = self.ids as u32;
-        event.rules = (self.ids >> 32) as u32;
+        event.rules = [(self.ids >> 32) as u16, (self.ids >> 48) as u16];
     }
 }
 
@@ -144,7 +149,7 @@ impl EgressEvent {
         user: 0,
         command: [0; 16],
         match_id: 0,
-        rules: 0,
+        rules: [0; 2],
         port: 0,
         protocol: 0,
         call: 0,
@@ -183,7 +188,7 @@ mod tests {
             verdict: Verdict::Drop,
             reason: EgressReason::InternalError,
             match_id: u32::MAX - 1,
-            rules: 1023,
+            rules: [1022, 1023],
             name: 5,
         };
         for observes in [false, true] {
@@ -196,7 +201,7 @@ mod tests {
                 destination: [0, 0xffff_cb00_7109],
                 process: 5,
                 match_id: u32::MAX - 1,
-                rules: 1023,
+                rules: [1022, 1023],
                 port: 65_443,
                 protocol: 262,
                 call: 2,

@@ -17,12 +17,16 @@ struct World {
     exempt: Vec<(Address, u8, u16, EgressReason)>,
     received: Vec<(Address, u16)>,
     ports: Vec<(u8, u16)>,
+    /// Ports that the rule set 2, for the caller's unit by name, covers.
+    ports_by_name: Vec<(u8, u16)>,
     protocols: Vec<u8>,
     /// The ports of the rule set 2.
     other_ports: Vec<(u8, u16)>,
     allowed: Vec<Address>,
     /// The addresses that were answered for a name.
     answered: Vec<Address>,
+    /// The rule sets that allow these addresses.
+    granted: u64,
 }
 
 impl EgressTables for World {
@@ -48,16 +52,23 @@ impl EgressTables for World {
         self.received.contains(&(*address, port))
     }
 
-    fn rules_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        match (protocol, port) {
+    fn rules_of_port(&self, protocol: u8, port: u16) -> CoveringRules {
+        let by_path = match (protocol, port) {
             covered if self.ports.contains(&covered) => 1,
             covered if self.other_ports.contains(&covered) => 2,
             _ => 0,
+        };
+        CoveringRules {
+            by_path,
+            by_name: 2 * u8::from(self.ports_by_name.contains(&(protocol, port))),
         }
     }
 
-    fn rules_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.protocols.contains(&protocol).into()
+    fn rules_of_protocol(&self, protocol: u8) -> CoveringRules {
+        CoveringRules {
+            by_path: self.protocols.contains(&protocol).into(),
+            by_name: 0,
+        }
     }
 
     fn rule_counter_id(&self, rules: ServiceId) -> u32 {
@@ -66,7 +77,10 @@ impl EgressTables for World {
 
     fn grant(&self, destination: &Address) -> Option<Grant> {
         let is_allowed = self.allowed.contains(destination);
-        Some(Grant::new(is_allowed.into(), u32::from(is_allowed) * 9))
+        Some(Grant::new(
+            if is_allowed { self.granted } else { 0 },
+            u32::from(is_allowed) * 9,
+        ))
     }
 
     fn learned_name(&self, destination: &Address, rules: u64) -> u32 {
@@ -95,6 +109,7 @@ fn world(default_verdict: Verdict) -> World {
         exempt: [(address("203.0.113.53"), UDP, 53, EgressReason::Resolver)].into(),
         received: [(address("203.0.113.9"), 5000)].into(),
         ports: [(TCP, 443), (UDP, 443), (SCTP, 443)].into(),
+        ports_by_name: Vec::new(),
         protocols: [ICMP].into(),
         other_ports: [(TCP, 8443)].into(),
         allowed: [
@@ -104,6 +119,7 @@ fn world(default_verdict: Verdict) -> World {
         ]
         .into(),
         answered: Vec::new(),
+        granted: 1,
     }
 }
 
@@ -316,10 +332,31 @@ fn decisions_have_counter_ids() {
         let decision = decide(&request(destination, TCP.into(), 443), &world);
         (decision.match_id, decision.rules, decision.name)
     };
-    assert_eq!(ids("198.51.100.7"), (9, 7, 0));
-    assert_eq!(ids("198.51.100.8"), (0, 7, 0));
-    assert_eq!(ids("198.51.100.9"), (0, 7, 5));
-    assert_eq!(ids("127.0.0.1"), (0, 0, 0));
+    assert_eq!(ids("198.51.100.7"), (9, [7, 0], 0));
+    assert_eq!(ids("198.51.100.8"), (0, [7, 0], 0));
+    assert_eq!(ids("198.51.100.9"), (0, [7, 0], 5));
+    assert_eq!(ids("127.0.0.1"), (0, [0, 0], 0));
+}
+
+#[test]
+fn rules_by_path_and_by_name_are_joined() {
+    let mut world = World {
+        ports: [(TCP, 443), (TCP, 80)].into(),
+        ports_by_name: [(TCP, 443), (TCP, 25)].into(),
+        ..world(Verdict::Drop)
+    };
+    let ids = |world: &World, port| {
+        let decision = decide(&request("198.51.100.7", TCP.into(), port), world);
+        (decision.verdict, decision.rules)
+    };
+    // The rule set 1 allows the address.
+    assert_eq!(ids(&world, 443), (Verdict::Pass, [7, 14]));
+    assert_eq!(ids(&world, 80), (Verdict::Pass, [7, 0]));
+    assert_eq!(ids(&world, 25), (Verdict::Drop, [0, 14]));
+    world.granted = 0b10;
+    assert_eq!(ids(&world, 443), (Verdict::Pass, [7, 14]));
+    assert_eq!(ids(&world, 80), (Verdict::Drop, [7, 0]));
+    assert_eq!(ids(&world, 25), (Verdict::Pass, [0, 14]));
 }
 
 #[test]

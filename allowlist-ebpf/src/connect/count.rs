@@ -30,12 +30,21 @@ pub(crate) fn record(call: Call, decision: &EgressDecision, now: u64) {
         // SAFETY: as above.
         add(unsafe { &mut *calls }, now);
     }
-    if decision.rules != 0
-        && let Some(calls) = EGRESS_RULES.get_ptr_mut(decision.rules)
+    let [by_path, by_name] = decision.rules;
+    count_rules(by_path, decision.verdict, now);
+    if by_name != by_path {
+        count_rules(by_name, decision.verdict, now);
+    }
+}
+
+#[inline(always)]
+fn count_rules(rules: u32, verdict: Verdict, now: u64) {
+    if rules != 0
+        && let Some(calls) = EGRESS_RULES.get_ptr_mut(rules)
     {
-        // SAFETY: as above.
+        // SAFETY: this CPU's copy; every program changes it by atomic additions only.
         let calls = unsafe { &mut *calls };
-        match decision.verdict {
+        match verdict {
             Verdict::Pass => add(&mut calls.passed, now),
             Verdict::Drop => add(&mut calls.refused, now),
         }

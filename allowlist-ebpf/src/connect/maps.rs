@@ -3,14 +3,13 @@
 use allowlist_common::abi::{
     AnswerCounters, AnsweredKey, Calls, ControlBits, DaemonProcess, EGRESS_EVENT_BYTES,
     EgressCounters, EgressEvent, EgressLease, EgressSettings, EventBudget, GenerationTables, Grant,
-    Learned, LearnedNames, ListedName, MAX_ANSWERED, MAX_INTERFACES, MAX_LEARNED,
-    MAX_LEARNED_BELOW, MAX_MATCHES, MAX_NAMES, MAX_SEEN, MAX_SERVICE_COUNTS, NAMES_OF_ADDRESS,
-    NameGrants, NameState, QueryKey, Received, RuleCalls, SLOTS, SeenCalls, SeenKey, ServiceId,
-    UnitKey,
+    Learned, LearnedNames, ListedName, MAX_ANSWERED, MAX_LEARNED, MAX_LEARNED_BELOW, MAX_MATCHES,
+    MAX_NAMES, MAX_SEEN, MAX_SERVICE_COUNTS, NAMES_OF_ADDRESS, NameGrants, NameState, QueryKey,
+    Received, RuleCalls, SLOTS, SeenCalls, SeenKey, ServiceId, ServiceTable, UnitKey, UnitRow,
 };
 use allowlist_common::dns::Noted;
 use allowlist_common::egress::{
-    EgressReason, EgressTables, Request, address_key, is_closed, unmapped,
+    CoveringRules, EgressReason, EgressTables, Request, address_key, is_closed, unmapped,
 };
 use allowlist_common::packet::{Address, UDP};
 use allowlist_common::ranges::MatchId;
@@ -33,7 +32,8 @@ use crate::udp::Datagram;
 const MAX_OWN_ADDRESSES: usize = 4096;
 /// The number of entries for endpoints from which UDP sockets have received; more evict the least recently used entry.
 const MAX_RECEIVED: usize = 1 << 14;
-/// The maximum number of cgroups of units, in all slots together. With more, a publish of an egress policy fails.
+/// The maximum number of cgroups of units, in all slots together. With more, a publish of an egress policy fails, and the
+/// cgroups of new units have no rows.
 const MAX_UNITS: usize = 4096;
 /// The number of entries for sockets that asked a resolver; more evict the least recently used entry.
 const MAX_ASKERS: usize = 1 << 13;
@@ -64,7 +64,8 @@ static PROCESS: Array<DaemonProcess, 1, { BPF_F_MMAPABLE as usize }> = Array::ne
 #[btf_map]
 pub(crate) static RECEIVED: LruHashMap<Received, u8, MAX_RECEIVED> = LruHashMap::new();
 #[btf_map]
-static UNITS: HashMap<UnitKey, u32, MAX_UNITS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub(crate) static UNITS: HashMap<UnitKey, u32, MAX_UNITS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 #[btf_map]
 pub(crate) static EGRESS_LEASE: Array<EgressLease, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
@@ -176,8 +177,8 @@ pub(crate) struct Caller<'a> {
     tables: VolatileRef<'static, GenerationTables>,
     settings: VolatileRef<'static, EgressSettings>,
     ctx: &'a SockAddrContext,
-    /// The row of the caller's unit in the tables; 0 if no rule is limited to units that the caller belongs to.
-    row: usize,
+    /// The rows of the caller's units in the tables.
+    rows: Rows,
 }
 
 impl<'a> Caller<'a> {
@@ -187,10 +188,15 @@ impl<'a> Caller<'a> {
         let tables: VolatileRef<'static, Generation> =
             EGRESS_TABLES.get_ptr(word.slot()).map(volatile)?;
         let settings = EGRESS_SETTINGS.get_ptr(word.slot()).map(volatile)?;
-        let row = if settings.has_units() {
-            unit_row(word.slot())
+        let has_units = settings.has_units();
+        // VERIFIER: always 0, which the verifier does not know. All values of `rows` have the same unknown bits, so the
+        // rest of the program is verified once, and not once for each depth at which a row was found.
+        let zero = u64::from(has_units >> 1);
+        let zero = zero << 32 | zero;
+        let rows = if has_units != 0 {
+            unit_rows(word.slot(), zero)
         } else {
-            0
+            zero & Rows::BITS
         };
         Some(Self {
             word,
@@ -198,16 +204,41 @@ impl<'a> Caller<'a> {
             tables: unsafe { VolatileRef::new(tables.pointer().cast()) },
             settings,
             ctx,
-            row: (row % MAX_INTERFACES) as usize,
+            rows: Rows(rows),
         })
     }
 }
 
-/// Returns the row of the calling program's unit: the unit of the deepest of its cgroups that belongs to one; 0 if none
-/// does.
+/// The rows of a calling program's units, as one integer, so that a function of its own can return it.
+///
+/// The lower half is the [`UnitRow`] of the deepest of the caller's cgroups that a rule names by its path; 0, the row of
+/// all other programs, if none does. The upper half is that of a cgroup inside of it that a rule names by name; 0 if
+/// none does.
+#[derive(Clone, Copy)]
+struct Rows(u64);
+
+impl Rows {
+    /// The bits that a value may have.
+    const BITS: u64 = (UnitRow::BITS as u64) << 32 | UnitRow::BITS as u64;
+
+    #[inline(always)]
+    const fn by_path(self) -> UnitRow {
+        UnitRow(self.0 as u32)
+    }
+
+    #[inline(always)]
+    const fn by_name(self) -> UnitRow {
+        UnitRow((self.0 >> 32) as u32)
+    }
+}
+
+/// Returns the [`Rows`] of the calling program.
+///
+/// A unit that is known by name is in slices only, so a program belongs to at most one. The row of a cgroup inside that
+/// is known by path includes its rules. `zero` is 0.
 #[inline(never)]
-fn unit_row(slot: u32) -> u32 {
-    let mut row = 0;
+fn unit_rows(slot: u32, zero: u64) -> u64 {
+    let mut rows = zero;
     for depth in 1..=MAX_DEPTH {
         // SAFETY: has no pointer arguments.
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(depth) };
@@ -219,10 +250,33 @@ fn unit_row(slot: u32) -> u32 {
             slot: slot.into(),
         };
         if let Some(found) = UNITS.get_ptr(key) {
-            row = volatile(found).load();
+            let found = volatile(found).load();
+            rows = if UnitRow(found).is_by_name() {
+                rows & u64::from(u32::MAX) | u64::from(found) << 32
+            } else {
+                u64::from(found)
+            };
         }
     }
-    row
+    (rows | zero) & Rows::BITS
+}
+
+impl Caller<'_> {
+    /// Returns the union of what `look_up` returns for the rows of the caller's units.
+    #[inline(always)]
+    fn covering(
+        &self,
+        look_up: impl Fn(VolatileRef<'static, ServiceTable>, usize) -> ServiceId,
+    ) -> CoveringRules {
+        let services = self.tables.services();
+        let by_name = self.rows.by_name();
+        // VERIFIER: a mask instead of a branch, which would double the paths through the rest of the program.
+        let mask = ServiceId::from(by_name.is_by_name()).wrapping_neg();
+        CoveringRules {
+            by_path: look_up(services, self.rows.by_path().row()),
+            by_name: look_up(services, by_name.row()) & mask,
+        }
+    }
 }
 
 impl EgressTables for Caller<'_> {
@@ -268,15 +322,13 @@ impl EgressTables for Caller<'_> {
     }
 
     #[inline(always)]
-    fn rules_of_port(&self, protocol: u8, port: u16) -> ServiceId {
-        self.tables
-            .services()
-            .port_service(self.row, protocol, port)
+    fn rules_of_port(&self, protocol: u8, port: u16) -> CoveringRules {
+        self.covering(|services, row| services.port_service(row, protocol, port))
     }
 
     #[inline(always)]
-    fn rules_of_protocol(&self, protocol: u8) -> ServiceId {
-        self.tables.services().protocol_service(self.row, protocol)
+    fn rules_of_protocol(&self, protocol: u8) -> CoveringRules {
+        self.covering(|services, row| services.protocol_service(row, protocol))
     }
 
     #[inline(always)]

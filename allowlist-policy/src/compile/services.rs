@@ -12,7 +12,7 @@ use allowlist_common::abi::{
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
 use super::CompileError;
-use crate::policy::{Policy, Ports};
+use crate::policy::{ELSEWHERE, Policy, Ports};
 
 /// A set of configured services: bit `n` stands for the service with index `n` in the policy.
 pub(super) type ServiceSet = u64;
@@ -121,9 +121,9 @@ impl KernelServices {
             .services
             .iter()
             .flat_map(|service| &service.interfaces)
+            .filter(|name| *name != ELSEWHERE)
             .collect();
-        // No interface has an empty name.
-        let elsewhere = services_on(policy, "");
+        let elsewhere = services_on(policy, ELSEWHERE);
         let on: BTreeMap<&String, ServiceSet> = named
             .into_iter()
             .map(|name| (name, services_on(policy, name)))

@@ -13,12 +13,19 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
-use crate::policy::{Egress, EgressRule, Feed, Origin, Ports, Service, Source};
+use crate::policy::{Egress, EgressRule, Feed, Origin, Ports, Service, Source, UnitPlace};
 
 /// The units that rules name.
 const UNITS: [&str; 3] = ["alertd.service", "batch.slice", "/machine/agent"];
-/// The callers of each test: the units, and a program of no unit that a rule names.
-const CALLERS: [&str; 4] = ["alertd.service", "batch.slice", "/machine/agent", "other"];
+/// The units of each test's callers, the outermost first: also a service in a slice, and a program of no unit that a rule
+/// names.
+const CALLERS: [&[&str]; 5] = [
+    &["alertd.service"],
+    &["batch.slice"],
+    &["batch.slice", "alertd.service"],
+    &["/machine/agent"],
+    &["other"],
+];
 
 /// A destination port, or a protocol without ports.
 type Target = (u8, u16);
@@ -40,7 +47,7 @@ struct Answer {
 }
 
 /// Answers from the rules and the lists themselves.
-fn slow(policy: &Policy, lists: &Snapshot, caller: &str, target: Target, to: IpAddr) -> Answer {
+fn slow(policy: &Policy, lists: &Snapshot, caller: &[&str], target: Target, to: IpAddr) -> Answer {
     let rules = &policy.egress.as_ref().expect("an egress policy").rules;
     let covers = |ports: &Ports| match ports {
         Ports::Tcp(range) => target.0 == TCP && range.contains(&target.1),
@@ -54,7 +61,8 @@ fn slow(policy: &Policy, lists: &Snapshot, caller: &str, target: Target, to: IpA
     let mut covering = BTreeSet::new();
     let mut is_allowed = false;
     for rule in rules {
-        let is_for_caller = rule.units.is_empty() || rule.units.iter().any(|unit| unit == caller);
+        let mut units = rule.units.iter();
+        let is_for_caller = rule.units.is_empty() || units.any(|unit| caller.contains(&&**unit));
         if is_for_caller && rule.ports.iter().any(covers) {
             covering.insert(rule.name.clone());
             is_allowed |= rule.to.iter().any(lists_it);
@@ -70,21 +78,29 @@ fn slow(policy: &Policy, lists: &Snapshot, caller: &str, target: Target, to: IpA
     }
 }
 
-/// Answers from the tables, as the kernel program does.
-fn compiled(tables: &Tables, caller: &str, (protocol, port): Target, to: IpAddr) -> Answer {
-    let elsewhere: &InterfaceServices = &tables.services.interfaces[0];
-    let row = tables.interfaces.get(caller).map_or(elsewhere, |row| row);
+/// Answers from the tables, as the kernel program does: the rows of the innermost unit by path and of a unit by name.
+fn compiled(tables: &Tables, caller: &[&str], (protocol, port): Target, to: IpAddr) -> Answer {
+    let mut by_path: &InterfaceServices = &tables.services.interfaces[0];
+    let mut by_name = &InterfaceServices::EMPTY;
+    for unit in caller {
+        match tables.interfaces.get(*unit) {
+            Some(row) if UnitPlace::of(unit).is_path() => by_path = row,
+            Some(row) => by_name = row,
+            None => {}
+        }
+    }
     let anywhere = match protocol {
         TCP => tables.services.tcp[usize::from(port)],
         UDP => tables.services.udp[usize::from(port)],
         _ => tables.services.protocol[usize::from(protocol)],
     };
-    let rules = row.effective[anywhere as usize];
-    let counter = tables.services.counter_ids[rules as usize];
-    let grant = grant(tables, to).filter(|grant| grant.services() & service_set(rules) != 0);
-    let covering = &tables.ids.services[counter as usize];
+    let rules = [by_path, by_name].map(|row| row.effective[anywhere as usize]);
+    let services = rules.iter().fold(0, |set, one| set | service_set(*one));
+    let grant = grant(tables, to).filter(|grant| grant.services() & services != 0);
+    let counters = rules.map(|one| tables.services.counter_ids[one as usize] as usize);
+    let covering = counters.iter().flat_map(|id| &tables.ids.services[*id]);
     Answer {
-        covering: covering.iter().cloned().collect(),
+        covering: covering.cloned().collect(),
         allowed_by: grant.map(|grant| {
             let names = &tables.ids.matches[grant.match_id as usize];
             names.iter().cloned().collect()
@@ -208,7 +224,7 @@ proptest! {
                     prop_assert_eq!(
                         compiled(&tables, caller, target, *to),
                         slow(&policy, &lists, caller, target, *to),
-                        "{} calls {:?} at {}", caller, target, to
+                        "{:?} calls {:?} at {}", caller, target, to
                     );
                 }
             }

@@ -1,5 +1,7 @@
 //! The forms in which a configuration accepts what was observed in the kernel, for proposals of rules.
 
+use allowlist_policy::UnitPlace;
+
 use super::egress::{check_unit, is_transient};
 use super::sources::check_host;
 
@@ -13,8 +15,7 @@ pub fn unit_of_cgroup(path: &str) -> Option<String> {
     while let Some(last) = permanent.last() {
         let path = format!("/{}", permanent.join("/"));
         let slice = last.strip_suffix(".slice").map(|_| (*last).to_owned());
-        let slice =
-            slice.filter(|slice| allowlist_policy::unit_path(slice).to_str() == Some(&path));
+        let slice = slice.filter(|slice| UnitPlace::of(slice).text() == path);
         for unit in slice.into_iter().chain([path]) {
             if check_unit(&unit).is_ok() {
                 return Some(unit);

@@ -10,9 +10,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use allowlist_common::abi::{MAX_ENDPOINTS, MAX_INTERFACES, MAX_SERVICES};
+use allowlist_common::abi::{MAX_ENDPOINTS, MAX_INTERFACES, MAX_SERVICES, MAX_UNIT_TEXT};
 use allowlist_policy::text::is_deceptive;
-use allowlist_policy::{Direction, Egress, EgressRule, Mode, Refusal, Source, Verdict};
+use allowlist_policy::{
+    Direction, Egress, EgressRule, Mode, Refusal, STARTED_UNITS, Source, UnitPlace, Verdict,
+};
 
 use super::document::{Node, Problems, Table};
 use super::read::{
@@ -30,10 +32,8 @@ const LINGER_RANGE: RangeInclusive<Duration> =
 const DNS: u16 = 53;
 /// The maximum length of a unit's name in systemd, and of a component of a path, in bytes.
 const MAX_UNIT_BYTES: usize = 255;
-/// The type of units whose cgroup exists before the programs in it.
+/// The type of units that contain others, and exist before the programs in them.
 const SLICE: &str = "slice";
-/// The types of units with a cgroup of their own.
-const UNIT_TYPES: [&str; 6] = ["service", "slice", "scope", "socket", "mount", "swap"];
 /// The types of units without programs.
 const OTHER_TYPES: [&str; 5] = ["automount", "device", "path", "target", "timer"];
 /// The usual mount points of cgroup v2, the longer one first.
@@ -239,39 +239,46 @@ fn check_cgroup(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the name of a slice, or the path of a cgroup.
-///
-/// Other units get a new cgroup with each start, so their first calls could be judged before the daemon has seen it.
+/// Checks the name of a unit, or the path of a cgroup.
 pub(super) fn check_unit(text: &str) -> Result<(), String> {
+    check_unit_form(text)?;
+    let place = UnitPlace::of(text);
+    if place.text().len() >= MAX_UNIT_TEXT {
+        return Err(format!(
+            "{text:?} has a cgroup whose path has {} bytes, but the maximum is {}; name a slice around it",
+            place.text().len(),
+            MAX_UNIT_TEXT - 1
+        ));
+    }
+    Ok(())
+}
+
+fn check_unit_form(text: &str) -> Result<(), String> {
     if text.starts_with('/') {
-        check_cgroup(text)?;
-        return match text.rsplit_once('.') {
-            Some((_, kind)) if kind != SLICE && UNIT_TYPES.contains(&kind) => {
-                Err(other_unit(text, kind))
-            }
-            _ => Ok(()),
-        };
+        return check_cgroup(text);
     }
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b);
     let (name, kind) = text.rsplit_once('.').unwrap_or((text, ""));
     if name.is_empty() || text.len() > MAX_UNIT_BYTES || !text.bytes().all(is_plain) {
         return Err(format!(
-            "{text:?} is not a slice or a cgroup; write a slice such as \"batch.slice\", or a cgroup such as \
-             \"/system.slice/agents\""
+            "{text:?} is not a unit or a cgroup; write a unit such as \"alertd.service\", or a cgroup such as \
+             \"/machine/agents\""
         ));
     }
     if OTHER_TYPES.contains(&kind) {
         return Err(format!(
-            "{text:?} is a {kind} unit, which has no programs; write the slice of the programs, such as \"batch.slice\""
+            "{text:?} is a {kind} unit, which has no programs; write the unit of the programs, such as \
+             \"{name}.service\""
         ));
     }
-    if !UNIT_TYPES.contains(&kind) {
-        return Err(match nearest(kind, &UNIT_TYPES) {
+    let kinds: Vec<&str> = STARTED_UNITS.into_iter().chain([SLICE]).collect();
+    if !kinds.contains(&kind) {
+        return Err(match nearest(kind, &kinds) {
             Some(near) => {
                 format!("{text:?} is not the name of a unit; did you mean \"{name}.{near}\"?")
             }
             None => format!(
-                "{text:?} is not the full name of a unit; write its type too, such as \"{text}.slice\""
+                "{text:?} is not the full name of a unit; write its type too, such as \"{text}.service\""
             ),
         });
     }
@@ -280,25 +287,19 @@ pub(super) fn check_unit(text: &str) -> Result<(), String> {
             "{text:?} is not a slice, since slices have no templates; write a slice such as \"batch.slice\""
         ));
     }
-    if kind == SLICE {
-        Ok(())
-    } else {
-        Err(other_unit(text, kind))
+    if name.ends_with('@') {
+        return Err(format!(
+            "{text:?} is a template, which has no programs; write each instance, such as \"{name}1.{kind}\", or the \
+             slice of all instances"
+        ));
     }
+    Ok(())
 }
 
 /// Returns whether a cgroup with this name belongs to a unit that gets a new cgroup with each start.
 pub(super) fn is_transient(name: &str) -> bool {
     let kind = name.rsplit_once('.').map_or("", |(_, kind)| kind);
-    kind != SLICE && UNIT_TYPES.contains(&kind)
-}
-
-/// Returns the message for a unit that is not a slice.
-fn other_unit(text: &str, kind: &str) -> String {
-    format!(
-        "{text:?} is a {kind} unit, which gets a new cgroup with each start, so that its first calls could be judged by \
-         the rules of other programs; set Slice= in the unit, and write that slice"
-    )
+    STARTED_UNITS.contains(&kind)
 }
 
 fn read_rules(

@@ -44,7 +44,7 @@ pub(super) fn publication(
         settings,
         control: egress.control(state.egress_mode()),
         cgroups: egress.cgroups.clone(),
-        units: egress.unit_paths(),
+        units: egress.unit_places(),
         own_addresses: own_addresses().unwrap_or_default(),
         process: process::id(),
     })
@@ -100,10 +100,9 @@ fn own_addresses() -> nix::Result<BTreeSet<IpAddr>> {
 impl Daemon {
     /// Refreshes this host's addresses and the daemon's own exemption in the kernel, if there is an egress policy.
     pub(super) async fn refresh_egress(&mut self) {
-        let Some(egress) = &self.state.policy().egress else {
+        if self.state.policy().egress.is_none() {
             return;
-        };
-        let units = egress.unit_paths();
+        }
         let addresses = match own_addresses() {
             Ok(addresses) => addresses,
             Err(error) => {
@@ -119,7 +118,7 @@ impl Daemon {
             .run(move |dataplane| {
                 dataplane.exempt_process(process);
                 dataplane.set_own_addresses(&addresses)?;
-                dataplane.refresh_units(&units)
+                dataplane.refresh_units()
             })
             .await;
         self.resolve_truncated().await;

@@ -1,6 +1,6 @@
 //! Judged calls of programs, one line each, as text or JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use allowlist_common::abi::EgressEvent;
@@ -26,9 +26,10 @@ impl CallNames {
     }
 
     /// Returns the names of the rules that cover the port of a call.
-    fn rules(&self, event: &EgressEvent) -> &[String] {
-        let names = self.0.services.get(event.rules as usize);
-        names.map_or(&[], Vec::as_slice)
+    fn rules(&self, event: &EgressEvent) -> BTreeSet<&str> {
+        let sets = event.rules.into_iter();
+        let names = sets.filter_map(|id| self.0.services.get(usize::from(id)));
+        names.flatten().map(String::as_str).collect()
     }
 
     /// Returns the names of the sources that list the destination of an allowed call.
@@ -142,9 +143,9 @@ fn line(event: &EgressEvent, program: &str, caller: &Caller, epoch: Epoch) -> St
 
 /// Returns the reason for the verdict on a call, for people.
 fn why(event: &EgressEvent, names: &CallNames) -> String {
-    let rules = names.rules(event);
+    let rules: Vec<&str> = names.rules(event).into_iter().collect();
     let reason = reason(event);
-    let no_rule = match rules {
+    let no_rule = match rules.as_slice() {
         [] => "no rule covers the port".to_owned(),
         [rule] => format!("rule {rule} does not list the address"),
         rules => format!("rules {} do not list the address", rules.join(", ")),
@@ -247,7 +248,7 @@ mod tests {
         );
         check(
             &EgressEvent {
-                rules: 1,
+                rules: [1, 0],
                 observe: 1,
                 protocol: MPTCP as u16,
                 user: 4_000_000_000,
@@ -258,18 +259,18 @@ mod tests {
         );
         check(
             &EgressEvent {
-                rules: 2,
+                rules: [2, 1],
                 call: Call::Probe as u8,
                 protocol: UDP_LITE as u16,
                 reason: EgressReason::ClosedRange as u8,
                 ..event("10.0.0.1")
             },
-            "1970-01-01T00:00:01.234Z refused alertd[812] alerts.slice/alertd.service user root -> 10.0.0.1 udp/443 (probe): rules a, b do not list the address (closed range)",
-            &json!({"call": "probe", "protocol": "udp", "reason": "closed-range", "rules": ["a", "b"]}),
+            "1970-01-01T00:00:01.234Z refused alertd[812] alerts.slice/alertd.service user root -> 10.0.0.1 udp/443 (probe): rules a, b, updates do not list the address (closed range)",
+            &json!({"call": "probe", "protocol": "udp", "reason": "closed-range", "rules": ["a", "b", "updates"]}),
         );
         check(
             &EgressEvent {
-                rules: 1,
+                rules: [1, 0],
                 match_id: 1,
                 verdict: 0,
                 reason: EgressReason::Allowed as u8,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use allowlist_common::egress::{Call, is_closed};
 use allowlist_common::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use allowlist_dataplane::{SeenDestination, SeenDestinations, View, kernel_clock};
-use allowlist_policy::{MAX_NAME_BYTES, Ports};
+use allowlist_policy::{MAX_NAME_BYTES, Ports, UnitPlace};
 use anyhow::Result;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -394,8 +394,8 @@ impl Proposal {
             );
             return list_cgroups(text, &cgroups);
         };
-        let path = allowlist_policy::unit_path(unit);
-        let is_other = |cgroup: &&String| path.to_str() != Some(&format!("/{cgroup}"));
+        let place = UnitPlace::of(unit);
+        let is_other = |cgroup: &&String| place.text() != format!("/{cgroup}");
         let others: BTreeSet<&String> = cgroups.into_iter().filter(is_other).collect();
         if others.is_empty() {
             comment(text, &format!("Programs in {unit}."));

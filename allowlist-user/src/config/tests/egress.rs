@@ -46,7 +46,10 @@ fn reads_every_key_of_egress() {
         [egress.rules.workato]
         to = ["gateways", "both"]
         ports = ["tcp/443", "udp/5000-5010", "icmp", "any"]
-        units = ["batch.slice", 'system-app\x2d1.slice', "/machine/agent"]
+        units = [
+            "batch.slice", 'system-app\x2d1.slice', "/machine/agent", "alertd.service", "worker@1.service",
+            "run-1.scope", "/system.slice/alertd.service", "alertd.socket", "srv.mount", "dev-sda1.swap",
+        ]
 
         [egress.rules.alerts]
         to = ["api"]
@@ -108,6 +111,13 @@ fn reads_every_key_of_egress() {
                         "batch.slice",
                         "system-app\\x2d1.slice",
                         "/machine/agent",
+                        "alertd.service",
+                        "worker@1.service",
+                        "run-1.scope",
+                        "/system.slice/alertd.service",
+                        "alertd.socket",
+                        "srv.mount",
+                        "dev-sda1.swap",
                     ],
                 },
             ],
@@ -198,9 +208,7 @@ fn mistakes_in_cgroups_and_units() {
         "'alertd.servce'",
         "'alertd.timer'",
         "'agent@.slice'",
-        "'alertd.service'",
-        "'/system.slice/alertd.service'",
-        "'run-1.scope'",
+        "'worker@.service'",
         "'.slice'",
         "'a b.service'",
         "'system.slice/alertd.service'",
@@ -208,6 +216,8 @@ fn mistakes_in_cgroups_and_units() {
         "'/system.slice/../alertd.service'",
         "'/'",
         "'batch.slice', 'batch.slice'",
+        // The path of each slice contains those of the slices around it.
+        "'abcdefgh-abcdefgh-abcdefgh-abcdefgh-abcdefgh-abcdefgh-abcdefgh-abcdefgh-abcdefgh-abcdefgh.slice'",
     ];
     let cgroups = cgroups.map(|cgroups| format!("[egress]\ncgroups = [{cgroups}]"));
     let units = units.map(|units| {
