@@ -28,11 +28,12 @@ pub struct Cgroup {
 impl Cgroup {
     /// Creates an empty cgroup below the root.
     pub fn new() -> anyhow::Result<Self> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self::at(&PathBuf::from(format!(
-            "/allowlist-test-{}-{number}",
-            process::id()
-        )))
+        Self::at(&PathBuf::from(next_path()))
+    }
+
+    /// Creates an empty cgroup below the root, with the name of a systemd slice.
+    pub fn slice() -> anyhow::Result<Self> {
+        Self::at(&PathBuf::from(format!("{}.slice", next_path())))
     }
 
     /// Creates an empty cgroup below this one.
@@ -48,6 +49,11 @@ impl Cgroup {
             below_root: below_root.to_owned(),
             path,
         })
+    }
+
+    /// Returns the path of the cgroup's directory.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns the path below the root of cgroup v2, as in the configuration.
@@ -70,6 +76,12 @@ impl Cgroup {
         }
         Ok(command)
     }
+}
+
+/// Returns a path that no other cgroup of the tests has.
+fn next_path() -> String {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("/allowlist-test-{}-{number}", process::id())
 }
 
 impl Drop for Cgroup {

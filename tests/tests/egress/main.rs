@@ -6,6 +6,7 @@ mod calls;
 mod learning;
 mod names;
 mod replies;
+mod services;
 mod switching;
 mod units;
 mod watching;
