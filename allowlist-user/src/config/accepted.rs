@@ -6,11 +6,22 @@ use super::egress::{check_unit, is_transient};
 use super::sources::check_host;
 
 /// Returns the unit by which a rule can name the programs of a cgroup, given as a path below the root of cgroup v2: the
-/// innermost slice, or other permanent cgroup, that contains them. Returns `None` if only the root contains them.
+/// service, if only slices are around it; else the innermost slice, or other permanent cgroup, that contains them.
+/// Returns `None` if only the root contains them.
 ///
-/// Services and scopes get a new cgroup with each start, and so does what is inside.
+/// Scopes get a new cgroup, and often a new name, with each start; and the kernel programs accept no name of a service
+/// inside another cgroup than a slice, where every user can give it to a cgroup.
 pub fn unit_of_cgroup(path: &str) -> Option<String> {
-    let components = path.split('/').filter(|one| !one.is_empty());
+    let components: Vec<_> = path.split('/').filter(|one| !one.is_empty()).collect();
+    let outermost = components.iter().find(|one| !one.ends_with(".slice"));
+    if let Some(service) = outermost
+        && service.ends_with(".service")
+        && UnitPlace::of(service).text() == *service
+        && check_unit(service).is_ok()
+    {
+        return Some((*service).to_owned());
+    }
+    let components = components.into_iter();
     let mut permanent: Vec<_> = components.take_while(|one| !is_transient(one)).collect();
     while let Some(last) = permanent.last() {
         let path = format!("/{}", permanent.join("/"));
@@ -39,8 +50,14 @@ mod tests {
     #[test]
     fn units_of_cgroups() {
         for (path, unit) in [
-            ("alerts.slice/alertd.service", Some("alerts.slice")),
-            ("a.slice/a-b.slice/x.service/payload", Some("a-b.slice")),
+            ("alerts.slice/alertd.service", Some("alertd.service")),
+            ("a.slice/a-b.slice/x@1.service", Some("x@1.service")),
+            ("a.slice/x.service/payload/y.service", Some("x.service")),
+            ("alertd.service", Some("alertd.service")),
+            ("a.slice/a-b.slice/x.scope/payload", Some("a-b.slice")),
+            ("a.slice/x.scope/y.service", Some("a.slice")),
+            ("a.slice/agents/y.service", Some("/a.slice/agents")),
+            ("a.slice/a b.service", Some("a.slice")),
             ("other.slice/a-b.slice", Some("/other.slice/a-b.slice")),
             ("machine/agent", Some("/machine/agent")),
             ("init.scope", None),

@@ -66,7 +66,9 @@ impl Programs {
         match self {
             Self::Unit(unit) => {
                 let last = unit.rsplit('/').next().unwrap_or(unit);
-                last.strip_suffix(".slice").unwrap_or(last)
+                let name = last.strip_suffix(".slice");
+                name.or_else(|| last.strip_suffix(".service"))
+                    .unwrap_or(last)
             }
             Self::All | Self::Gone => "every-program",
         }
@@ -171,7 +173,9 @@ impl LearnFilter {
         let Some(unit) = &self.unit else {
             return true;
         };
-        let path = unit.trim_start_matches('/');
+        let place = UnitPlace::of(unit);
+        let path = if place.is_path() { place.text() } else { unit };
+        let path = path.trim_start_matches('/');
         *programs == Programs::Unit(unit.clone())
             || cgroup.is_some_and(|cgroup| {
                 cgroup
@@ -395,7 +399,10 @@ impl Proposal {
             return list_cgroups(text, &cgroups);
         };
         let place = UnitPlace::of(unit);
-        let is_other = |cgroup: &&String| place.text() != format!("/{cgroup}");
+        let is_other = |cgroup: &&String| match &place {
+            UnitPlace::Path(path) => *path != format!("/{cgroup}"),
+            UnitPlace::Name(name) => Some(name.as_str()) != cgroup.rsplit('/').next(),
+        };
         let others: BTreeSet<&String> = cgroups.into_iter().filter(is_other).collect();
         if others.is_empty() {
             comment(text, &format!("Programs in {unit}."));
