@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::names::{SERVERS, SOON, records, resolve, resolvers, serve};
+use super::services::service_name;
 use super::*;
 
 /// The answers of the name server: two names share an address.
@@ -284,6 +285,37 @@ fn json_and_options() -> anyhow::Result<()> {
     let text = testbed.run(&["learn"])?;
     assert!(text.stdout.contains("192.0.2.77/32"), "{text:?}");
     assert!(!text.stdout.contains("[egress"), "{text:?}");
+    Ok(())
+}
+
+#[test]
+fn a_service_is_proposed_by_its_name() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, slice) = (Testbed::new()?, Cgroup::slice()?);
+    let name = service_name(&slice);
+    let (service, other) = (slice.child(&name)?, slice.child(&format!("other-{name}"))?);
+    let worker = service.child("worker")?;
+    let _daemon = start(&testbed, &slice, "mode = \"observe\"\n")?;
+    let calls = [("udp_send", "192.0.2.77", 443); 2];
+    call(&testbed.host, &service, &calls)?;
+    call(&testbed.host, &worker, &calls)?;
+    let path = |cgroup: &Cgroup| cgroup.below_root().to_string_lossy().into_owned();
+    for unit in [&name, &path(&slice), &path(&service)] {
+        let ended = testbed.run(&["learn", "--json", "--unit", unit])?;
+        let found: Value =
+            serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
+        let found = &found["destinations"];
+        assert_eq!(found[0]["unit"], name.as_str(), "{found}");
+        let cgroups = [&service, &worker].map(|one| path(one)[1..].to_owned());
+        assert_eq!(found[0]["cgroups"], json!(cgroups), "{found}");
+    }
+    let proposal = testbed.run(&["learn"])?.stdout;
+    let enforce = config(&slice, "mode = \"enforce\"\n") + &proposal;
+    testbed.scratch.write("allowlist.toml", enforce)?;
+    testbed.json("reload")?;
+    for (cgroup, result) in [(&service, "ok"), (&worker, "ok"), (&other, "EPERM")] {
+        assert_eq!(call(&testbed.host, cgroup, &calls)?, [result; 2]);
+    }
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::*;
 
 /// Returns the name of a service that exists in no other test: the kernel programs see the cgroups of the whole machine.
-fn service_name(slice: &Cgroup) -> String {
+pub(super) fn service_name(slice: &Cgroup) -> String {
     let slice = slice.below_root().display().to_string();
     format!("{}.service", slice.trim_start_matches('/'))
 }
