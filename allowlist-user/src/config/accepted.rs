@@ -13,9 +13,11 @@ use super::sources::check_host;
 /// inside another cgroup than a slice, where every user can give it to a cgroup.
 pub fn unit_of_cgroup(path: &str) -> Option<String> {
     let components: Vec<_> = path.split('/').filter(|one| !one.is_empty()).collect();
-    let outermost = components.iter().find(|one| !one.ends_with(".slice"));
+    let outermost = components
+        .iter()
+        .find(|one| one.strip_suffix(".slice").is_none());
     if let Some(service) = outermost
-        && service.ends_with(".service")
+        && service.strip_suffix(".service").is_some()
         && UnitPlace::of(service).text() == *service
         && check_unit(service).is_ok()
     {
