@@ -78,7 +78,7 @@ fn use_names(testbed: &Testbed, batch: &Cgroup, web: &Cgroup) -> anyhow::Result<
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a snapshot of the whole output")]
+#[expect(clippy::too_many_lines, reason = "most lines are the expected output")]
 fn what_was_seen_becomes_rules_that_permit_it() -> anyhow::Result<()> {
     require_root!();
     let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
