@@ -3,9 +3,12 @@
 //! The policy is attached to the test's own cgroup, so other programs of this machine are never judged.
 
 mod calls;
+mod clients;
 mod learning;
 mod names;
+mod others;
 mod replies;
+mod seeds;
 mod services;
 mod switching;
 mod units;

@@ -17,7 +17,7 @@ pub(super) const SERVERS: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
 pub(super) const SOON: Duration = Duration::from_mins(3);
 
 /// The rule for names, which cannot be resolved by polling.
-fn rule(names: &[&str]) -> String {
+pub(super) fn rule(names: &[&str]) -> String {
     rule_polled(names, "127.0.0.1:9")
 }
 
@@ -46,7 +46,7 @@ pub(super) fn resolvers() -> String {
 }
 
 /// Starts the daemon with the rule, although no name can be resolved by polling.
-fn start_with(
+pub(super) fn start_with(
     testbed: &Testbed,
     cgroup: &Cgroup,
     settings: &str,
@@ -59,18 +59,28 @@ fn start_with(
     testbed.filter(&["--config".as_ref(), config.as_os_str()])
 }
 
-/// Starts the name server in a namespace.
+/// Starts the name server in a namespace, on port 5300.
 pub(super) fn serve(
     namespace: &Namespace,
     address: &str,
+    table: &Value,
+) -> anyhow::Result<Program> {
+    serve_on(namespace, address, 5300, table)
+}
+
+/// Starts the name server in a namespace, on a port and the one after it.
+pub(super) fn serve_on(
+    namespace: &Namespace,
+    address: &str,
+    port: u16,
     table: &Value,
 ) -> anyhow::Result<Program> {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/egress/name_server.py");
     let mut command = namespace.command("python3")?;
     command
         .arg(script)
-        .args([address, "5300", &table.to_string()]);
-    command.stdout(Stdio::piped());
+        .args([address, &port.to_string(), &table.to_string()])
+        .stdout(Stdio::piped());
     let server = Program::start(command)?;
     server.wait_for_line("listening", SOON)?;
     Ok(server)
