@@ -2,6 +2,7 @@
 //!
 //! Invariant: the whole report is printed also when a source fails; the failure is in the row of the source.
 
+mod dependencies;
 mod interfaces;
 
 use std::process::ExitCode;
@@ -55,6 +56,7 @@ pub(super) async fn check(paths: &Paths, check: Check) -> Result<ExitCode> {
         warnings.extend(notes.map(|note| format!("sources.{name}: {note}")));
     }
     warnings.extend(config.everyone_warnings(found.lists.feeds()));
+    warnings.extend(dependencies::warnings(&config, found.lists.feeds()));
     warnings.extend(found.warnings);
     let problems = found.missing.iter().map(|name| match config.at_start {
         AtStart::Wait => Ok(format!(
