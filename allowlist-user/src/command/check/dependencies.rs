@@ -230,10 +230,9 @@ fn proxy(named_by: &str, name: &str, value: &str) -> Option<Dependency> {
 
 /// Returns whether the configuration of systemd-resolved turns on DNS over TLS, with or without a fallback.
 fn has_dns_over_tls(text: &str) -> bool {
-    let lines = text.lines().filter_map(|line| line.trim().split_once('='));
+    let mut lines = text.lines().filter_map(|line| line.trim().split_once('='));
     lines
-        .filter(|(key, _)| key.trim() == "DNSOverTLS")
-        .last()
+        .rfind(|(key, _)| key.trim() == "DNSOverTLS")
         .is_some_and(|(_, value)| !matches!(value.trim(), "" | "no" | "false" | "off" | "0"))
 }
 
