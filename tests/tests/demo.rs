@@ -59,6 +59,15 @@ fn every_verdict_agrees_with_the_socket() -> anyhow::Result<()> {
         .filter(|packet| packet["verdict"] == "drop")
         .count();
     assert_eq!(document["counters"]["eth0"]["drop"]["not-allowed"], dropped);
+    let results: Vec<&Value> = ["alerts", "batch"]
+        .iter()
+        .zip(document["egress"].as_array().expect("cgroup v2 is mounted"))
+        .map(|(unit, attempt)| {
+            assert_eq!(attempt["unit"], *unit);
+            &attempt["result"]
+        })
+        .collect();
+    assert_eq!(results, ["connected", "EPERM"]);
     Ok(())
 }
 
