@@ -8,7 +8,7 @@ use clap::builder::FalseyValueParser;
 
 /// Skips that CI accepts: the test's name, and the reason why no CI machine can run it.
 pub(crate) const EXPECTED: &[(&str, &str)] = &[(
-    "packets: egress_root::the_root_of_the_cgroups_is_judged",
+    "packets::egress_root::the_root_of_the_cgroups_is_judged",
     "it would judge every program of the machine; `cargo xtask vm` runs it in a machine of its own",
 )];
 
