@@ -56,6 +56,14 @@ impl Transaction {
             always: false,
         }
     }
+
+    /// Returns the transaction that publishes `state` again, although its tables are the same.
+    pub(super) fn again(state: EffectiveState) -> Self {
+        Self {
+            always: true,
+            ..Self::new(state)
+        }
+    }
 }
 
 /// The result of a transaction.

@@ -173,10 +173,7 @@ impl Daemon {
         );
         let reopened = self.kernel.run(Dataplane::reopen_egress);
         reopened.await?;
-        let transaction = Transaction {
-            always: true,
-            ..Transaction::new(self.state.clone())
-        };
+        let transaction = Transaction::again(self.state.clone());
         self.commit(transaction).await?;
         Ok(())
     }

@@ -146,10 +146,7 @@ impl Daemon {
                 "{error:#}; while both names are configured, the services of the last one apply to the interface"
             );
         }
-        let again = Transaction {
-            always: true,
-            ..Transaction::new(self.state.clone())
-        };
+        let again = Transaction::again(self.state.clone());
         if let Err(error) = self.commit(again).await {
             warn!(
                 "the interfaces have changed, but the services that are limited to an interface cannot be updated: {error}; they apply to the earlier interfaces until the next change of a list or of the configuration"

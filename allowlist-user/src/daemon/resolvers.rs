@@ -120,10 +120,7 @@ impl Daemon {
                 known.join(", ")
             }
         );
-        let transaction = Transaction {
-            always: true,
-            ..Transaction::new(self.state.clone())
-        };
+        let transaction = Transaction::again(self.state.clone());
         if let Err(error) = self.commit(transaction).await {
             warn!(
                 "the egress policy cannot be published with the changed resolvers: {error}; programs may be refused the new ones; `allowlist reload` tries again"

@@ -10,7 +10,7 @@ use allowlist_tests::require_root;
 use anyhow::ensure;
 use serde_json::json;
 
-use super::names::{SOON, records, rule, serve_on};
+use super::names::{SOON, records, rule, serve_on, start_unpolled};
 use super::*;
 
 /// The address of the web server, which no rule lists.
@@ -69,6 +69,21 @@ fn run(testbed: &Testbed, cgroup: &Cgroup, conf: &Path, words: &[&str]) -> anyho
     Ended::of(command)
 }
 
+/// Starts a web server with the files of a folder, at [`WEB`] in the peer's namespace.
+fn serve_pages(testbed: &Testbed, folder: &Path) -> anyhow::Result<Program> {
+    add_addresses(&testbed.peer, "eth0", &[WEB.parse()?])?;
+    let mut command = testbed.peer.command("python3")?;
+    command
+        .args(["-u", "-m", "http.server", "80", "--bind", WEB])
+        .arg("--directory")
+        .arg(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let web = Program::start(command)?;
+    web.wait_for_line("Serving HTTP", SOON)?;
+    Ok(web)
+}
+
 fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).exists())
@@ -85,34 +100,14 @@ fn real_programs_reach_allowed_names_only() -> anyhow::Result<()> {
     });
     let rule = rule(&[allowed]).replace("tcp/443", "tcp/80");
     let settings = format!("resolvers = [\"127.0.0.1\"]\n{rule}");
-    let config = testbed.scratch.write(
-        "allowlist.toml",
-        format!("at_start = \"drop\"\n{}", config(&cgroup, &settings)),
-    )?;
     let conf = testbed
         .scratch
         .write("resolv.conf", "nameserver 127.0.0.1\n")?;
     let java = testbed.scratch.write("Fetch.java", JAVA)?;
     let pages = testbed.scratch.write("index.html", PAGE)?;
-    add_addresses(&testbed.peer, "eth0", &[WEB.parse()?])?;
-    let mut command = testbed.peer.command("python3")?;
-    command.args([
-        "-u",
-        "-m",
-        "http.server",
-        "80",
-        "--bind",
-        WEB,
-        "--directory",
-    ]);
-    command
-        .arg(pages.parent().expect("it has one"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    let web = Program::start(command)?;
-    web.wait_for_line("Serving HTTP", SOON)?;
+    let _web = serve_pages(&testbed, pages.parent().expect("it has one"))?;
     let _names = serve_on(&testbed.host, "127.0.0.1", 53, &table)?;
-    let _daemon = testbed.filter(&["--config".as_ref(), config.as_os_str()])?;
+    let _daemon = start_unpolled(&testbed, &cgroup, &settings)?;
     let mut ran = 0;
     for client in CLIENTS {
         if !is_installed(client[0]) {
@@ -155,10 +150,6 @@ fn apt_updates_from_an_allowed_mirror() -> anyhow::Result<()> {
     let table = json!({ "mirror.example.com": records(&[("A", WEB)]) });
     let rule = rule(&["mirror.example.com"]).replace("tcp/443", "tcp/80");
     let settings = format!("resolvers = [\"127.0.0.1\"]\n{rule}");
-    let config = testbed.scratch.write(
-        "allowlist.toml",
-        format!("at_start = \"drop\"\n{}", config(&cgroup, &settings)),
-    )?;
     let conf = testbed
         .scratch
         .write("resolv.conf", "nameserver 127.0.0.1\n")?;
@@ -175,25 +166,9 @@ fn apt_updates_from_an_allowed_mirror() -> anyhow::Result<()> {
     fs::write(folder.join("apt/status"), "")?;
     let sources = "deb [trusted=yes] http://mirror.example.com/ ./\n";
     fs::write(folder.join("apt/sources.list"), sources)?;
-    add_addresses(&testbed.peer, "eth0", &[WEB.parse()?])?;
-    let mut command = testbed.peer.command("python3")?;
-    command.args([
-        "-u",
-        "-m",
-        "http.server",
-        "80",
-        "--bind",
-        WEB,
-        "--directory",
-    ]);
-    command
-        .arg(folder.join("mirror"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    let web = Program::start(command)?;
-    web.wait_for_line("Serving HTTP", SOON)?;
+    let _web = serve_pages(&testbed, &folder.join("mirror"))?;
     let _names = serve_on(&testbed.host, "127.0.0.1", 53, &table)?;
-    let _daemon = testbed.filter(&["--config".as_ref(), config.as_os_str()])?;
+    let _daemon = start_unpolled(&testbed, &cgroup, &settings)?;
     let apt = folder.join("apt");
     let option = |key: &str, path: &Path| format!("{key}={}", path.display());
     let options = [

@@ -52,10 +52,19 @@ pub(super) fn start_with(
     settings: &str,
     names: &[&str],
 ) -> anyhow::Result<Program> {
-    let text = super::config(cgroup, &format!("{}{settings}{}", resolvers(), rule(names)));
-    let config = testbed
-        .scratch
-        .write("allowlist.toml", format!("at_start = \"drop\"\n{text}"))?;
+    let settings = format!("{}{settings}{}", resolvers(), rule(names));
+    start_unpolled(testbed, cgroup, &settings)
+}
+
+/// Starts the daemon with these lines of `[egress]` and other tables, although no name of them can be resolved by
+/// polling.
+pub(super) fn start_unpolled(
+    testbed: &Testbed,
+    cgroup: &Cgroup,
+    settings: &str,
+) -> anyhow::Result<Program> {
+    let text = format!("at_start = \"drop\"\n{}", super::config(cgroup, settings));
+    let config = testbed.scratch.write("allowlist.toml", text)?;
     testbed.filter(&["--config".as_ref(), config.as_os_str()])
 }
 

@@ -7,7 +7,7 @@ use allowlist_tests::require_root;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::names::{SERVERS, SOON, records, resolve, rule, serve, start_with};
+use super::names::{SERVERS, SOON, records, resolve, rule, serve, start_unpolled, start_with};
 use super::*;
 
 /// Cilium refuses an address when its time to live ends, although programs keep it longer (cilium#23086, #14320); and
@@ -76,11 +76,7 @@ fn an_answer_opens_nothing_private_and_only_for_its_units_and_its_time() -> anyh
     let unit = format!("units = [\"{}\"]\n", agent.below_root().display());
     let rule = rule(&names).replace("\n[sources", &format!("{unit}\n[sources"));
     let settings = format!("linger = \"1s\"\n{}{rule}", super::names::resolvers());
-    let config = testbed.scratch.write(
-        "allowlist.toml",
-        format!("at_start = \"drop\"\n{}", config(&cgroup, &settings)),
-    )?;
-    let _daemon = testbed.filter(&["--config".as_ref(), config.as_os_str()])?;
+    let _daemon = start_unpolled(&testbed, &cgroup, &settings)?;
     let _server = serve(&testbed.peer, SERVERS[0], &table)?;
     let results = resolve(&testbed.host, &other, SERVERS[0], &names)?;
     assert_eq!(results, json!([["EPERM", "EPERM"]]));

@@ -5,7 +5,7 @@ use allowlist_tests::lab::{Cgroup, Testbed, eventually};
 use allowlist_tests::require_root;
 use serde_json::{Value, json};
 
-use super::names::{SERVERS, resolve, resolvers, serve};
+use super::names::{SERVERS, resolve, resolvers, serve, start_unpolled};
 use super::*;
 
 /// The sources, each with the rule that uses it; names are not resolved by polling in time.
@@ -74,11 +74,7 @@ fn vendors_are_reached_by_name_and_their_former_addresses_are_not() -> anyhow::R
     require_root!();
     let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
     let settings = format!("linger = \"1s\"\n{}{}", resolvers(), rules());
-    let config = testbed.scratch.write(
-        "allowlist.toml",
-        format!("at_start = \"drop\"\n{}", config(&cgroup, &settings)),
-    )?;
-    let _daemon = testbed.filter(&["--config".as_ref(), config.as_os_str()])?;
+    let _daemon = start_unpolled(&testbed, &cgroup, &settings)?;
     let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
     let before = serve(&testbed.peer, SERVERS[0], &table(0))?;
     let results = resolve(&testbed.host, &cgroup, SERVERS[0], &names)?;
