@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(size_of::<Crowding>(), 8);
         assert_eq!(size_of::<Marking>(), 16);
         assert_eq!(size_of::<PortsInUse>(), 3 * 4 * 65536);
-        assert_eq!(size_of::<EgressSettings>(), 24 * MAX_ENDPOINTS + 24);
+        assert_eq!(size_of::<EgressSettings>(), 24 * MAX_ENDPOINTS + 32);
         assert_eq!(size_of::<EgressCounters>(), 8 * 3 * 2 * 10);
         assert_eq!(size_of::<EgressEvent>(), 72);
         assert_eq!(size_of::<EgressLease>(), 16);

@@ -6,6 +6,7 @@
 //! - `interface`: the rate at which a flood through an interface is dropped, by firewall
 //! - `publishes`: the time to compile and publish a list, and the number of wrong verdicts during publishes
 //! - `changes`: the latency of a change by command, from the request to the response
+//! - `egress`: the cost of a call, a query, an answer and a packet in the programs of the egress policy
 //! - `against`: the cost of a packet in this kernel program and in an older one, with `--against OBJECT`
 //!
 //! Subjects take turns within a run, and a result is the median of the rounds. Results of different runs are not
@@ -13,6 +14,7 @@
 
 mod against;
 mod changes;
+mod egress;
 mod filter;
 mod interface;
 mod lookup;
@@ -70,6 +72,8 @@ enum Measure {
     Publishes,
     /// The latency of a change by command
     Changes,
+    /// The cost of the egress policy's programs
+    Egress,
 }
 
 /// The extent of the measurements: the number of rounds, the number of packets per burst (one subject in one round),
@@ -118,6 +122,7 @@ fn main() -> Result<()> {
             Measure::Interface => finished.push(interface::run(&mut record, &effort)?),
             Measure::Publishes => publishes::run(&mut record, &effort)?,
             Measure::Changes => changes::run(&mut record, &effort)?,
+            Measure::Egress => egress::run(&mut record, &effort)?,
         }
     }
     let mut written = record.write(&args.out)?;
@@ -231,6 +236,26 @@ fn show(record: &Record) {
             against: None,
         },
     );
+    for (unit, heading) in [
+        (
+            egress::GROSS,
+            "Egress policy, ns a run, with the kernel's reading of the clock: median [quartiles]",
+        ),
+        (
+            egress::NET,
+            "Egress policy, ns above an empty program: median [quartiles]",
+        ),
+    ] {
+        table(
+            heading,
+            TableSpec {
+                measure: egress::MEASURE,
+                unit,
+                cases: "call or packet",
+                against: None,
+            },
+        );
+    }
     for note in record.notes() {
         println!("note: {note}");
     }

@@ -14,7 +14,7 @@ use allowlist_user::config::Config;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray};
-use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{Program, ProgramInfo, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -75,10 +75,13 @@ pub(crate) fn load_with(capacities: &[(&str, u32)], table: Option<&RangeTable>) 
         .load(EBPF_OBJECT)
         .context("the kernel refuses the benchmark's maps")?;
     for (name, program) in object.programs_mut() {
-        let program: &mut Xdp = program.try_into()?;
-        program
-            .load()
-            .with_context(|| format!("the kernel refuses the benchmark's program {name}"))?;
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => bail!("the benchmark does not know the type of its program {name}"),
+        };
+        loaded.with_context(|| format!("the kernel refuses the benchmark's program {name}"))?;
     }
     Ok(object)
 }

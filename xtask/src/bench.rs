@@ -23,7 +23,7 @@ use crate::{cargo, setup};
   cargo xtask bench --against older-allowlist-ebpf
   cargo xtask bench -- --rounds 51")]
 pub(crate) struct Args {
-    /// Benchmarks to run: lookup, filter, packets, interface, publishes, changes [default: all]
+    /// Benchmarks to run: lookup, filter, packets, interface, publishes, changes, egress [default: all]
     ///
     /// `cargo xtask bench -- --help` describes each.
     #[arg(long, value_delimiter = ',', value_name = "MEASURE")]

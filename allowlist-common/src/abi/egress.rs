@@ -132,12 +132,44 @@ pub struct EgressSettings {
     /// The time for which a learnt address is valid at least, in nanoseconds; 0 if no rule lists a name, so that answers
     /// are not read.
     pub linger: u64,
+    /// The ports of the resolvers: bit `port % 64` is set for each, so that most packets need no comparison with the
+    /// endpoints.
+    pub resolver_ports: u64,
     /// The kernel's cookie of the network namespace whose sockets' answers are believed: that of the daemon. The root
     /// user of another namespace could give itself answers with the address of a resolver.
     pub namespace: u64,
 }
 
+impl EgressSettings {
+    /// Adds an exempt endpoint; returns whether there was room for it.
+    #[must_use]
+    pub fn exempt(&mut self, endpoint: Endpoint) -> bool {
+        let place = self.count as usize;
+        if place == MAX_ENDPOINTS {
+            return false;
+        }
+        self.endpoints[place] = endpoint;
+        self.count += 1;
+        if endpoint.rest >> 16 & 0xff == EgressReason::Resolver as u64 {
+            self.resolver_ports |= port_bit(endpoint.rest as u16);
+        }
+        true
+    }
+}
+
+/// Returns the bit of a port in [`EgressSettings::resolver_ports`].
+#[inline(always)]
+const fn port_bit(port: u16) -> u64 {
+    1 << (port % u64::BITS as u16)
+}
+
 impl VolatileRef<'_, EgressSettings> {
+    /// Returns false if no resolver has this port. A resolver need not have it if the result is true.
+    #[inline(always)]
+    pub fn may_be_resolver_port(self, port: u16) -> bool {
+        field!(self, resolver_ports).load() & port_bit(port) != 0
+    }
+
     /// Returns the reason why calls to an endpoint pass without a rule; `None` if the endpoint is not exempt.
     #[inline(always)]
     pub fn exempt_endpoint(
@@ -369,4 +401,25 @@ pub struct Received {
     pub address: [u64; 2],
     /// The sender's port.
     pub port: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::UDP;
+
+    #[test]
+    fn resolver_ports_are_found_and_most_others_are_not() {
+        let mut settings = EgressSettings::default();
+        let endpoint = |port, reason| Endpoint::new([0, u64::from(port)], UDP, port, reason);
+        for port in [53, 5353] {
+            assert!(settings.exempt(endpoint(port, EgressReason::Resolver)));
+        }
+        assert!(settings.exempt(endpoint(123, EgressReason::Essential)));
+        let view = VolatileRef::from_ref(&settings);
+        assert!(view.may_be_resolver_port(53) && view.may_be_resolver_port(5353));
+        assert!(!view.may_be_resolver_port(123) && !view.may_be_resolver_port(443));
+        while settings.exempt(endpoint(1, EgressReason::Essential)) {}
+        assert_eq!(settings.count as usize, MAX_ENDPOINTS);
+    }
 }

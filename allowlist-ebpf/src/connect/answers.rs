@@ -114,7 +114,7 @@ fn key(ctx: &SkBuffContext, resolver: &Datagram, id: u32) -> QueryKey {
     QueryKey {
         // SAFETY: the context is this program's.
         socket: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        resolver: address_key(resolver.address),
+        resolver: resolver.address,
         port_and_id: u64::from(resolver.port) << 16 | u64::from(id),
     }
 }
@@ -127,12 +127,12 @@ fn key(ctx: &SkBuffContext, resolver: &Datagram, id: u32) -> QueryKey {
     reason = "a copy of the value would not fit on the stack"
 )]
 fn note(ctx: &SkBuffContext) -> Option<()> {
+    let datagram = udp::read(ctx, Remote::Destination)?;
     let word = control()?.bits();
     if !word.has_egress() {
         return None;
     }
     let resolvers = resolvers(word)?;
-    let datagram = udp::read(ctx, Remote::Destination)?;
     if !resolvers.has(&datagram) {
         return None;
     }

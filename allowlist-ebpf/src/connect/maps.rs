@@ -116,13 +116,13 @@ impl Resolvers {
     /// Reports whether the other endpoint of a datagram is a resolver.
     #[inline(always)]
     pub(crate) fn has(self, datagram: &Datagram) -> bool {
-        self.is(&datagram.address, datagram.port)
+        self.0.may_be_resolver_port(datagram.port)
+            && is_resolver(self.0, &datagram.address, datagram.port)
     }
 
     #[inline(always)]
     fn is(self, address: &Address, port: u16) -> bool {
-        let key = address_key(*address);
-        exempt_endpoint(self.0, &key, UDP.into(), port.into()) == EgressReason::Resolver as u32
+        is_resolver(self.0, &address_key(*address), port)
     }
 
     /// Returns the time for which a learnt address is valid at least, in nanoseconds.
@@ -130,6 +130,15 @@ impl Resolvers {
     pub(crate) fn linger(self) -> u64 {
         self.0.linger()
     }
+}
+
+#[inline(always)]
+fn is_resolver(
+    settings: VolatileRef<'static, EgressSettings>,
+    address: &[u64; 2],
+    port: u16,
+) -> bool {
+    exempt_endpoint(settings, address, UDP.into(), port.into()) == EgressReason::Resolver as u32
 }
 
 /// Returns the number of the reason why an endpoint is exempt; 0, the number of a reason that no endpoint has, if it is

@@ -4,7 +4,6 @@
 //! Runs for every packet to a socket of the cgroup; most end at the test for UDP.
 
 use allowlist_common::abi::Received;
-use allowlist_common::egress::address_key;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_TCP_CLOSE;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
@@ -33,21 +32,17 @@ pub fn allow_received(ctx: SkBuffContext) -> i32 {
 /// Reads a packet; the result has no meaning.
 #[inline(always)]
 fn read(ctx: &SkBuffContext) -> Option<()> {
+    let datagram = udp::read(ctx, Remote::Source)?;
     let word = control()?.bits();
     if !word.has_egress() {
         return None;
     }
-    let is_unconnected = is_unconnected(ctx);
-    let resolvers = resolvers(word);
-    if !is_unconnected && resolvers.is_none() {
-        return None;
-    }
-    let datagram = udp::read(ctx, Remote::Source)?;
-    if is_unconnected {
+    if is_unconnected(ctx) {
         record(ctx, &datagram);
     }
-    if resolvers?.has(&datagram) {
-        answers::read(ctx, &datagram, resolvers?)?;
+    let resolvers = resolvers(word)?;
+    if resolvers.has(&datagram) {
+        answers::read(ctx, &datagram, resolvers)?;
     }
     Some(())
 }
@@ -72,7 +67,7 @@ fn record(ctx: &SkBuffContext, datagram: &Datagram) {
     let key = Received {
         // SAFETY: the context is this program's.
         socket: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        address: address_key(datagram.address),
+        address: datagram.address,
         port: datagram.port.into(),
     };
     // A lookup marks the entry as recently used, and is cheaper than an insertion.

@@ -74,15 +74,15 @@ fn settings(egress: &Egress, host: &[IpAddr]) -> EgressSettings {
         ..EgressSettings::default()
     };
     let endpoints: Vec<Endpoint> = resolvers.chain(time_servers).collect();
-    if endpoints.len() > MAX_ENDPOINTS {
+    let without_room = endpoints
+        .iter()
+        .filter(|one| !settings.exempt(**one))
+        .count();
+    if without_room > 0 {
         warn!(
             "the egress policy exempts the first {MAX_ENDPOINTS} of {} endpoints of resolvers and time servers only; list fewer in egress.resolvers",
             endpoints.len()
         );
-    }
-    for (place, endpoint) in endpoints.into_iter().take(MAX_ENDPOINTS).enumerate() {
-        settings.endpoints[place] = endpoint;
-        settings.count = place as u32 + 1;
     }
     settings
 }

@@ -7,6 +7,7 @@
 //! - `drop_trie` is a minimal filter with the kernel's trie, `drop_all` the smallest possible one (`small`)
 //! - `generate` generates a flood (`generate`)
 //! - `front4`, `front6` write a source address into a frame and tail-call the measured filter (`front`)
+//! - `empty_connect4`, `empty_sent`, `empty_received` do nothing at the hooks of the egress policy (`empty`)
 //! - `linger` runs until userspace stops it, for a test (`linger`)
 //!
 //! Addresses come from an array that userspace has filled, not from the frame, so that one `BPF_PROG_TEST_RUN` with
@@ -26,6 +27,7 @@
     reason = "aya's macros generate undocumented items"
 )]
 
+mod empty;
 mod frame;
 mod front;
 mod generate;

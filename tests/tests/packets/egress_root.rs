@@ -111,12 +111,16 @@ fn publish(pins: &Path, resolver: SocketAddr) -> anyhow::Result<Dataplane> {
     let tables = compile(&policy, &lists, 1000, &ids)?;
     let egress = policy.egress.as_ref().expect("it has one");
     let mut settings = EgressSettings {
-        count: 1,
         linger: egress.linger.as_nanos() as u64,
         ..EgressSettings::default()
     };
     let address = address_key(resolver.ip().into());
-    settings.endpoints[0] = Endpoint::new(address, UDP, resolver.port(), EgressReason::Resolver);
+    assert!(settings.exempt(Endpoint::new(
+        address,
+        UDP,
+        resolver.port(),
+        EgressReason::Resolver
+    )));
     let publication = EgressPublication {
         tables: Arc::new(compile_egress(&policy, &lists, 1000, &ids)?.expect("it has one")),
         settings,
