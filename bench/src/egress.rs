@@ -121,9 +121,9 @@ fn measure(record: &mut Record, effort: &Effort) -> Result<()> {
     for round in 0..effort.rounds {
         for (hook, case, exchange) in CASES {
             let subject = &subjects[hook as usize];
-            let before = subject.counts()?;
+            let before = subject.counts();
             exchange(&load, runs).with_context(|| format!("the case {case:?} failed"))?;
-            let after = subject.counts()?;
+            let after = subject.counts();
             let [ours, empty] = [0, 1].map(|which| after[which].since(before[which]));
             let (ours, empty) = (ours.cost(runs)?, empty.cost(runs)?);
             for (subject, value, unit) in [
@@ -168,7 +168,7 @@ impl Subject {
     }
 
     /// Returns the run time of both programs until now.
-    fn counts(&self) -> Result<[Count; 2]> {
+    fn counts(&self) -> [Count; 2] {
         let mut counts = [Count::default(); 2];
         for program in loaded_programs() {
             // Another process can remove a program meanwhile.
@@ -177,7 +177,7 @@ impl Subject {
                 counts[place] = Count::of(&program);
             }
         }
-        Ok(counts)
+        counts
     }
 }
 
@@ -199,7 +199,7 @@ impl Count {
     fn since(self, before: Self) -> Self {
         Self {
             runs: self.runs - before.runs,
-            time: self.time - before.time,
+            time: self.time.saturating_sub(before.time),
         }
     }
 

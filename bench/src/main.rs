@@ -145,41 +145,7 @@ fn show(record: &Record) {
             println!("{heading}\n\n{table}\n");
         }
     };
-    let lookup = TableSpec {
-        measure: lookup::MEASURE,
-        unit: lookup::GROSS,
-        cases: "traffic",
-        against: Some(lookup::FLOOR),
-    };
-    table(
-        "Lookup, ns a packet: median [quartiles], ratio to the floor",
-        lookup,
-    );
-    table(
-        "Lookup, ns above the floor: median [quartiles], ratio to the trie",
-        TableSpec {
-            unit: lookup::NET,
-            against: Some(lookup::TRIE),
-            ..lookup
-        },
-    );
-    for unit in [
-        lookup::CODE,
-        lookup::INSTRUCTIONS,
-        lookup::VERIFIED,
-        lookup::MEMORY,
-    ] {
-        let heading = format!("Lookup, {unit}");
-        table(
-            &heading,
-            TableSpec {
-                unit,
-                cases: "family",
-                against: None,
-                ..lookup
-            },
-        );
-    }
+    show_lookup(&table);
     table(
         "Whole filter, ns a packet: median [quartiles], ratio to a program that drops everything",
         TableSpec {
@@ -236,6 +202,53 @@ fn show(record: &Record) {
             against: None,
         },
     );
+    show_egress(&table);
+    for note in record.notes() {
+        println!("note: {note}");
+    }
+}
+
+/// Prints the tables of lookups.
+fn show_lookup(table: &dyn Fn(&str, TableSpec<'_>)) {
+    let lookup = TableSpec {
+        measure: lookup::MEASURE,
+        unit: lookup::GROSS,
+        cases: "traffic",
+        against: Some(lookup::FLOOR),
+    };
+    table(
+        "Lookup, ns a packet: median [quartiles], ratio to the floor",
+        lookup,
+    );
+    table(
+        "Lookup, ns above the floor: median [quartiles], ratio to the trie",
+        TableSpec {
+            unit: lookup::NET,
+            against: Some(lookup::TRIE),
+            ..lookup
+        },
+    );
+    for unit in [
+        lookup::CODE,
+        lookup::INSTRUCTIONS,
+        lookup::VERIFIED,
+        lookup::MEMORY,
+    ] {
+        let heading = format!("Lookup, {unit}");
+        table(
+            &heading,
+            TableSpec {
+                unit,
+                cases: "family",
+                against: None,
+                ..lookup
+            },
+        );
+    }
+}
+
+/// Prints the tables of the egress policy.
+fn show_egress(table: &dyn Fn(&str, TableSpec<'_>)) {
     for (unit, heading) in [
         (
             egress::GROSS,
@@ -255,9 +268,6 @@ fn show(record: &Record) {
                 against: None,
             },
         );
-    }
-    for note in record.notes() {
-        println!("note: {note}");
     }
 }
 

@@ -75,13 +75,13 @@ pub(crate) fn load_with(capacities: &[(&str, u32)], table: Option<&RangeTable>) 
         .load(EBPF_OBJECT)
         .context("the kernel refuses the benchmark's maps")?;
     for (name, program) in object.programs_mut() {
-        let loaded = match program {
+        let result = match program {
             Program::Xdp(program) => program.load(),
             Program::CgroupSkb(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             _ => bail!("the benchmark does not know the type of its program {name}"),
         };
-        loaded.with_context(|| format!("the kernel refuses the benchmark's program {name}"))?;
+        result.with_context(|| format!("the kernel refuses the benchmark's program {name}"))?;
     }
     Ok(object)
 }
