@@ -6,28 +6,98 @@ use std::collections::HashMap;
 use allowlist_common::flow::{ECHO_IDLE, TCP_OPEN, TCP_PARTIAL, UDP_IDLE};
 use allowlist_common::packet::{TCP, UDP};
 
-use super::{ACK, Ends, FIN, PORTS, Packet, Policy, RST, SERVED, SYN};
+use super::{ACK, Ends, FIN, FRIEND, PORTS, Packet, Policy, RST, SERVED, SYN};
 
 /// The tolerance for expiry in seconds: the kernel's clock runs on while the test runs.
 const UNSURE: u32 = 15;
 
+/// The side that sent the first datagram of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Host,
+    Remote,
+    /// It is unclear which side the filter records: the host sent first and later received a datagram on another of its
+    /// addresses (a mark is for all of them), or the host sent at about the time at which the filter's record expires.
+    Uncertain,
+}
+
 /// An exchange of datagrams, which a pause ends.
+///
+/// The filter has up to two records of an exchange that the remote side began: a mark, which each datagram of the host
+/// extends, and the time of its port, which nothing extends. Either can exist without the other, and a mark outlives the
+/// times in which the filter records no datagram.
 #[derive(Clone, Copy, Debug)]
 struct Exchange {
-    /// Whether the first datagram was received.
-    is_foreign: bool,
-    /// Whether the host sent the first datagram, and later received one on another address: a mark is for all addresses of
-    /// the host, so the origin of flows that begin now is uncertain.
-    is_mixed: bool,
-    /// Whether the filter has recorded that. Otherwise it only knows that the port may have received foreign datagrams, and
-    /// only for the lifetime of a flow.
-    is_seen: bool,
+    origin: Origin,
+    /// The time of the last datagram in either direction.
     last: u32,
+    /// The end of the mark, if the host sends no more datagrams.
+    marked_until: u32,
+    /// The end of the time in which the filter knows that the remote side began the exchange.
+    foreign_until: u32,
+    /// The time of the last datagram that the filter has marked.
+    heard: u32,
     /// The end of the time in which the filter may treat the origin as unknown, because the host sent while marks may have
     /// been evicted.
     unknown_until: u32,
-    /// The time of the last received datagram.
-    heard: u32,
+}
+
+impl Exchange {
+    const fn begin(origin: Origin, now: u32) -> Self {
+        Self {
+            origin,
+            last: now,
+            marked_until: 0,
+            foreign_until: 0,
+            heard: 0,
+            unknown_until: 0,
+        }
+    }
+
+    /// Reports whether a pause has ended the exchange.
+    const fn is_over(&self, now: u32) -> bool {
+        now - self.last >= UDP_IDLE
+    }
+
+    fn receive(&mut self, is_marked: bool, now: u32) {
+        if self.is_over(now) {
+            self.origin = Origin::Remote;
+        } else if self.origin == Origin::Host {
+            self.origin = Origin::Uncertain;
+        }
+        self.last = now;
+        // If there is no mark, the filter distrusts the port before it records datagrams from there.
+        self.foreign_until = now + UDP_IDLE;
+        if is_marked {
+            self.marked_until = now + UDP_IDLE;
+            self.heard = now;
+        }
+    }
+
+    fn send(&mut self, records: bool, now: u32) {
+        if self.is_over(now) {
+            self.origin = Origin::Host;
+        }
+        self.last = now;
+        if self.origin != Origin::Remote {
+            return;
+        }
+        let is_before = |until| now + UNSURE < until;
+        if !records {
+            self.foreign_until = now + UDP_IDLE;
+        } else if is_before(self.marked_until) {
+            self.marked_until = now + UDP_IDLE;
+            self.foreign_until = now + UDP_IDLE;
+        } else if now < self.marked_until {
+            self.origin = Origin::Uncertain;
+        } else if !is_before(self.foreign_until) {
+            self.origin = if now < self.foreign_until {
+                Origin::Uncertain
+            } else {
+                Origin::Host
+            };
+        }
+    }
 }
 
 /// A connection or a sequence of echo requests of the host.
@@ -92,28 +162,22 @@ impl Expected {
             }
             return;
         }
-        if self.own.get(&ends).is_some_and(|until| now < *until) {
+        if self.owns(ends) {
             return; // an answer
         }
-        let is_seen = self.records(ends);
-        let exchange = self.exchanges.entry(key(ends)).or_insert(Exchange {
-            is_foreign: true,
-            is_mixed: false,
-            is_seen,
-            last: now,
-            unknown_until: 0,
-            heard: now,
-        });
-        if now - exchange.last >= UDP_IDLE {
-            exchange.is_foreign = true;
-        }
-        *exchange = Exchange {
-            is_mixed: !exchange.is_foreign,
-            is_seen,
-            last: now,
-            heard: now,
-            ..*exchange
-        };
+        // Allowed datagrams are not marked on ports whose flows are not recorded.
+        let is_marked =
+            self.policy.tracks() && !(self.policy.is_served(ends) && ends.remote == FRIEND);
+        let exchange = self.exchanges.entry(key(ends));
+        exchange
+            .or_insert(Exchange::begin(Origin::Remote, now))
+            .receive(is_marked, now);
+    }
+
+    /// Reports whether a UDP flow is certainly alive as the host's own.
+    fn owns(&self, ends: Ends) -> bool {
+        let until = self.own.get(&ends);
+        until.is_some_and(|until| self.now + UNSURE < *until)
     }
 
     pub(super) fn send(&mut self, packet: &Packet) {
@@ -133,37 +197,18 @@ impl Expected {
 
     fn send_datagram(&mut self, ends: Ends, records: bool) {
         let now = self.now;
-        let exchange = self.exchanges.entry(key(ends)).or_insert(Exchange {
-            is_foreign: false,
-            is_mixed: false,
-            is_seen: true,
-            last: now,
-            unknown_until: 0,
-            heard: 0,
-        });
-        if now - exchange.last >= UDP_IDLE {
-            exchange.is_foreign = false;
-            exchange.is_mixed = false;
-        }
-        if !exchange.is_foreign || exchange.is_seen || !records {
-            exchange.last = now;
-        }
-        let is_crowded = now <= self.crowded_until + UNSURE;
-        if is_crowded {
+        let exchange = self.exchanges.entry(key(ends));
+        let exchange = exchange.or_insert(Exchange::begin(Origin::Host, now));
+        exchange.send(records, now);
+        if now <= self.crowded_until + UNSURE {
             exchange.unknown_until = now + UDP_IDLE;
         }
-        let may_be_foreign =
-            exchange.is_foreign || exchange.is_mixed || now < exchange.unknown_until + UNSURE;
-        let is_alive = self
-            .own
-            .get(&ends)
-            .is_some_and(|until| now + UNSURE < *until);
+        let is_own = exchange.origin == Origin::Host && now >= exchange.unknown_until + UNSURE;
         let is_unknown = self
             .unknown
             .get(&ends.local_port)
             .is_some_and(|until| now < until + UNSURE);
-        let is_certain = !may_be_foreign && !is_unknown;
-        if records && (is_alive || is_certain) {
+        if records && (self.owns(ends) || is_own && !is_unknown) {
             self.own.insert(ends, now + UDP_IDLE);
         }
     }
@@ -215,7 +260,8 @@ impl Expected {
     /// Clears the state of the filter.
     pub(super) fn restart(&mut self) {
         for exchange in self.exchanges.values_mut() {
-            exchange.is_seen = false;
+            exchange.marked_until = 0;
+            exchange.heard = 0;
         }
         self.begin();
     }
@@ -230,14 +276,13 @@ impl Expected {
 
     /// Makes the origin of the exchanges of a port unknown.
     fn distrust(&mut self, port: u16) {
-        let now = self.now;
+        let until = self.now + UDP_IDLE;
         for (ends, exchange) in &mut self.exchanges {
-            let is_alive = now - exchange.last < UDP_IDLE;
-            if ends.local_port == port && !exchange.is_seen && is_alive {
-                exchange.last = now;
+            if ends.local_port == port && !exchange.is_over(self.now) {
+                exchange.foreign_until = until;
             }
         }
-        self.unknown.insert(port, now + UDP_IDLE);
+        self.unknown.insert(port, until);
     }
 
     pub(super) fn pass(&mut self, seconds: u32) {
@@ -247,15 +292,10 @@ impl Expected {
     /// Evicts all marks: from now on, only the state of ports shows the origin.
     pub(super) fn flood(&mut self) {
         self.crowded_until = self.now + UDP_IDLE;
-        for exchange in self
-            .exchanges
-            .values_mut()
-            .filter(|exchange| exchange.is_seen)
-        {
-            exchange.is_seen = false;
-            if exchange.is_foreign {
-                exchange.last = exchange.heard;
-            }
+        for (ends, exchange) in &mut self.exchanges {
+            let unknown = self.unknown.get(&ends.local_port).copied().unwrap_or(0);
+            exchange.marked_until = 0;
+            exchange.foreign_until = unknown.max(exchange.heard + UDP_IDLE);
         }
     }
 
@@ -268,7 +308,7 @@ impl Expected {
         if ends.protocol == UDP {
             let certain = self.own.get(&ends).copied().unwrap_or(0);
             let is_foreign = self.exchanges.get(&key(ends)).is_none_or(|exchange| {
-                exchange.is_foreign && now < exchange.last + UDP_IDLE - UNSURE
+                exchange.origin == Origin::Remote && now + UNSURE < exchange.foreign_until
             });
             return if is_own && is_foreign && certain + UNSURE < now {
                 Some("its first packet was received")
