@@ -14,7 +14,9 @@ mod headers;
 mod keep;
 mod services;
 
-pub(crate) use build::{VENDOR, host, icmp, icmp_of, ip, packet, ported, tcp, udp, with_options};
+pub(crate) use build::{
+    VENDOR, echo, host, icmp, icmp_of, ip, packet, ported, tcp, udp, with_options,
+};
 
 /// Frames under one configuration.
 pub(crate) struct Group {

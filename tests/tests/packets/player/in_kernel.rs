@@ -1,22 +1,20 @@
 //! The kernel programs. Time passes by subtraction from the times in the tables.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use allowlist_common::abi::{FLOWS, FOREIGN, PEERS};
 use allowlist_common::flow::{FOREIGN_FLOWS, Flow, FlowEntry, ForeignPort, Marking, UDP_IDLE};
-use allowlist_common::packet::{ICMP, TCP, UDP};
+use allowlist_common::packet::wire::{icmp, icmpv6};
+use allowlist_common::packet::{TCP, UDP};
 use allowlist_dataplane::kernel_clock;
 use allowlist_tests::lab::frame;
 use allowlist_tests::require_root;
 
 use super::pure::flow;
-use super::{Ends, FRIEND, PORTS, Packet, Policy, SERVED, Subject};
+use super::{Ends, FRIEND, LOCALS, PORTS, Packet, Policy, REMOTES, SERVED, Subject};
 use crate::check::Compiled;
-use crate::frames::{ip, ported};
+use crate::frames::{echo, ported};
 use crate::kernel::{Kernel, XDP_PASS};
-
-pub(super) const LOCALS: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
-pub(super) const REMOTES: [&str; 3] = ["203.0.113.9", "198.18.0.5", "192.0.2.16"];
 
 pub(super) struct InKernel {
     kernel: Kernel,
@@ -46,8 +44,10 @@ impl InKernel {
 /// Returns the frame of a packet.
 fn frame(packet: &Packet, is_sent: bool) -> Vec<u8> {
     let ends = &packet.ends;
-    let local = (LOCALS[usize::from(ends.local)], ends.local_port);
-    let remote = (REMOTES[usize::from(ends.remote)], ends.remote_port);
+    let (local, remote) = ends.addresses();
+    let (local, remote) = (local.to_string(), remote.to_string());
+    let local = (local.as_str(), ends.local_port);
+    let remote = (remote.as_str(), ends.remote_port);
     let (from, to) = if is_sent {
         (local, remote)
     } else {
@@ -57,10 +57,13 @@ fn frame(packet: &Packet, is_sent: bool) -> Vec<u8> {
         TCP => ported(TCP, from, to, packet.flags),
         UDP => ported(UDP, from, to, 0),
         _ => {
-            let kind = if packet.flags == 1 { 8 } else { 0 };
-            let identifier = ends.local_port.to_be_bytes();
-            let message = [&[kind, 0, 0, 0][..], &identifier, &[0, 1]].concat();
-            frame::packet(ip(from.0), ip(to.0), ICMP, &message)
+            let kind = match (ends.addresses().1, packet.flags) {
+                (IpAddr::V4(_), 1) => icmp::ECHO,
+                (IpAddr::V4(_), _) => icmp::ECHO_REPLY,
+                (IpAddr::V6(_), 1) => icmpv6::ECHO,
+                (IpAddr::V6(_), _) => icmpv6::ECHO_REPLY,
+            };
+            echo(from.0, to.0, kind, ends.local_port)
         }
     }
 }
@@ -165,10 +168,10 @@ fn a_flood_evicts_no_flow_of_the_host() {
     require_root!();
     let mut kernel = Kernel::new();
     Compiled::of("mode = \"observe\"\ndefault = \"drop\"\nmax_flows = 1024\n").publish(&mut kernel);
-    let server = |port: u16| SocketAddr::new(ip(LOCALS[0]), port);
+    let server = |port: u16| SocketAddr::new(LOCALS[0].into(), port);
     let stranger =
         |number: u32| SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), 4000);
-    let remote = SocketAddr::new(ip(REMOTES[1]), 53);
+    let remote = SocketAddr::new(REMOTES[1], 53);
     kernel.send(&frame::udp(server(40_000), remote, b"question"));
     kernel.run(&frame::udp(stranger(0), server(SERVED), b"first"));
     for number in 1..2 * FOREIGN_FLOWS {

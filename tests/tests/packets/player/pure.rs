@@ -1,12 +1,11 @@
 //! The shipped packet logic over maps of the standard library, with faults that a test can plant.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use allowlist_common::flow::{
     Flow, FlowEntry, ForeignPort, Origins, OutboundPacket, Table, UDP_IDLE,
 };
-use allowlist_common::packet::{Address, TCP, UDP};
+use allowlist_common::packet::{Address, ICMP, ICMPV6, TCP, UDP};
 
 use super::{ACK, Ends, FRIEND, PORTS, Packet, Policy, RST, SYN, Subject};
 
@@ -81,14 +80,16 @@ pub(super) struct Pure {
 
 /// Returns the flow with these endpoints.
 pub(super) fn flow(ends: Ends) -> Flow {
-    let address = |text: &str| -> Address {
-        let address: IpAddr = text.parse().expect("an address");
-        Address::from(address)
+    let (local, remote) = ends.addresses();
+    let protocol = if remote.is_ipv6() && ends.protocol == ICMP {
+        ICMPV6
+    } else {
+        ends.protocol
     };
     Flow::between(
-        address(super::in_kernel::LOCALS[usize::from(ends.local)]),
-        address(super::in_kernel::REMOTES[usize::from(ends.remote)]),
-        ends.protocol,
+        Address::from(local),
+        Address::from(remote),
+        protocol,
         (ends.local_port, ends.remote_port),
     )
 }
