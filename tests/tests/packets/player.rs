@@ -3,10 +3,11 @@
 //!
 //! Invariant, tested after each step: no flow is alive as the host's own if its first packet was received, or if only
 //! answers to stray packets have extended it. Flows that the host has certainly initiated are alive. The test prints its
-//! seed and number of steps.
+//! seed and number of steps. `known` has sequences with a fixed result.
 
 mod expected;
 mod in_kernel;
+mod known;
 mod pure;
 
 use std::fmt::{self, Debug, Display, Formatter};

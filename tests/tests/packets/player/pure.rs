@@ -36,6 +36,10 @@ pub(super) enum Fault {
     MarksEndEarly,
     /// Marks are removed when drops are enforced.
     ModeForgetsMarks,
+    /// Marks are removed when tracking ends and starts again.
+    TrackingForgetsMarks,
+    /// Strangers' packets to the ports of a service are not marked.
+    NoMarksOfService,
     /// A flow whose mark was evicted is trusted.
     EvictedIsTrusted,
     /// The ports of sockets from before the start are trusted.
@@ -47,6 +51,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// Faults that random sequences show.
     pub(super) const ALL: [Self; 16] = [
         Self::RstExtends,
         Self::AckCreates,
@@ -65,6 +70,9 @@ impl Fault {
         Self::NewlyRecordedIsTrusted,
         Self::OldFlowsAreKept,
     ];
+
+    /// Faults that few random sequences show.
+    pub(super) const RARE: [Self; 2] = [Self::TrackingForgetsMarks, Self::NoMarksOfService];
 }
 
 pub(super) struct Pure {
@@ -189,7 +197,9 @@ impl Subject for Pure {
             }
             return true;
         }
-        if self.observes && !own.is_alive(self.now) && !self.has(Fault::NoMarks) {
+        let is_faulty = self.has(Fault::NoMarks)
+            || self.has(Fault::NoMarksOfService) && self.policy.is_served(ends);
+        if self.observes && !own.is_alive(self.now) && !is_faulty {
             self.mark(flow);
         }
         self.observes
@@ -242,6 +252,9 @@ impl Subject for Pure {
         if policy.tracks() && !self.policy.tracks() {
             if !self.has(Fault::OldFlowsAreKept) {
                 self.own.clear();
+            }
+            if self.has(Fault::TrackingForgetsMarks) {
+                self.foreign.clear();
             }
             if !self.has(Fault::OldSocketsAreTrusted) {
                 self.distrust(&PORTS);
