@@ -4,6 +4,7 @@
 
 mod calls;
 mod clients;
+mod forged;
 mod learning;
 mod names;
 mod others;

@@ -5,7 +5,8 @@ MODE}; records of type A and AAAA are answered to questions of that type only. P
 
 Modes: "right"; "case" (the answer's question and names in another case); "plain" (without compression); "truncated";
 "wrong-id"; "wrong-name" (repeats another question, for evil.example.net); "wrong-type"; "two-questions"; "error" (NXDOMAIN
-with records); "fresh" (an alias, and an address that was in no answer before, in another case); "port" (the answer comes from another port); "twice"; "short" (the last record is cut off).
+with records); "fresh" (an alias, and an address that was in no answer before, in another case); "port" (the answer comes
+from another port).
 """
 
 import itertools
@@ -88,8 +89,7 @@ def answer(query, table):
         flags |= 3
     if mode == "two-questions":
         questions, asked = 2, asked * 2
-    whole = struct.pack("!HHHHHH", identity, flags, questions, count, 0, 0) + asked + body
-    return (whole[:-2] if mode == "short" else whole), mode
+    return struct.pack("!HHHHHH", identity, flags, questions, count, 0, 0) + asked + body, mode
 
 
 def main():
@@ -104,8 +104,6 @@ def main():
         query, client = server.recvfrom(4096)
         message, mode = answer(query, table)
         (other if mode == "port" else server).sendto(message, client)
-        if mode == "twice":
-            server.sendto(message, client)
 
 
 main()

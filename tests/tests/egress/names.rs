@@ -112,7 +112,7 @@ pub(super) fn resolve(
 }
 
 /// Returns a count of answers from `allowlist status --json`.
-fn answers(testbed: &Testbed, kind: &str) -> anyhow::Result<u64> {
+pub(super) fn answers(testbed: &Testbed, kind: &str) -> anyhow::Result<u64> {
     let status = testbed.json("status")?;
     let count: &Value = &status["egress"]["answers"][kind];
     count.as_u64().with_context(|| status.to_string())
