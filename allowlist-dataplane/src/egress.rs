@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use allowlist_common::abi::{self, EGRESS_TABLES, EgressControl, EgressSettings};
@@ -28,6 +28,7 @@ use super::generations::Generations;
 use super::link::take_off;
 use super::name_maps::{LearnedAddress, forget, learned_addresses, restore};
 use super::netlink::Namespace;
+use super::own_process;
 use super::pins::{Pins, is_pinned};
 use super::ranges;
 use super::sys::{Access, link_program_and_cgroup, open_pinned, update_link};
@@ -58,9 +59,8 @@ pub struct EgressPublication {
     pub units: Vec<UnitPlace>,
     /// The addresses of this host's interfaces, calls to which pass.
     pub own_addresses: BTreeSet<IpAddr>,
-    /// The id of the daemon's process in the initial PID namespace, whose calls pass: see
-    /// [`Dataplane::exempt_process`].
-    pub process: u32,
+    /// Whether the calls of the publishing process pass: see [`Dataplane::exempt_this_process`].
+    pub exempts_publisher: bool,
 }
 
 /// The egress policy's maps and programs in this process.
@@ -74,6 +74,8 @@ pub(super) struct EgressPolicy {
     attached: Option<Vec<PathBuf>>,
     /// How this process finds the cgroups of units that are created.
     following: Following,
+    /// The id of this process in the initial PID namespace, once it was needed; `None` if the kernel does not tell it.
+    process: OnceLock<Option<u32>>,
     /// The tables and settings in the active slot; `None` if there is no egress policy, or if this process does not
     /// know which are active.
     published: Option<(Arc<Tables>, EgressSettings)>,
@@ -152,7 +154,10 @@ impl EgressPolicy {
         }
         let maps = self.maps.as_mut().expect("they were just opened");
         maps.set_addresses(&publication.own_addresses)?;
-        maps.exempt(publication.process);
+        if publication.exempts_publisher {
+            self.exempt_this_process();
+        }
+        let maps = self.maps.as_mut().expect("they were just opened");
         maps.units.set_texts(slot, &publication.units)?;
         let settings = EgressSettings {
             namespace: Namespace::current()?.cookie,
@@ -166,6 +171,25 @@ impl EgressPolicy {
         self.follow(pins, &publication.units)?;
         let maps = self.maps.as_mut().expect("they were just opened");
         maps.units.refresh()
+    }
+
+    /// Exempts this process for a short time: see [`Dataplane::exempt_this_process`].
+    fn exempt_this_process(&self) {
+        let Some(maps) = &self.maps else {
+            return;
+        };
+        let process = self.process.get_or_init(|| match own_process::initial_id() {
+            Ok(process) => Some(process),
+            Err(error) => {
+                warn!(
+                    "the egress policy cannot exempt this process, so its own requests need rules: cannot determine its id in the initial PID namespace: {error:#}"
+                );
+                None
+            }
+        });
+        if let Some(process) = process {
+            maps.exempt(*process);
+        }
     }
 
     /// Attaches the programs that follow the cgroups of `units`, or detaches them if the rules of no slot name a unit.
@@ -491,15 +515,13 @@ impl Dataplane {
         }
     }
 
-    /// Makes the calls of a process pass under every egress policy for the next 10 seconds; the daemon extends this for
-    /// itself. `process` is an id in the initial PID namespace.
-    pub fn exempt_process(&self, process: u32) {
-        if let Some(maps) = &self.egress.maps {
-            maps.exempt(process);
-        }
+    /// Makes the calls of this process pass under every egress policy for the next 10 seconds, also if it is in a PID
+    /// namespace of its own. The daemon extends this for itself.
+    pub fn exempt_this_process(&self) {
+        self.egress.exempt_this_process();
     }
 
-    /// Ends the exemption of [`Self::exempt_process`].
+    /// Ends the exemption of [`Self::exempt_this_process`].
     pub fn end_exemption(&self) {
         if let Some(maps) = &self.egress.maps {
             maps.end_exemption();

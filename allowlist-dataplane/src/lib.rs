@@ -13,6 +13,7 @@
 //! - `attach` and `new_link` attach the program to an interface, `tracker` the flow tracker
 //! - `egress` attaches the programs of the egress policy to cgroups (`cgroup`), `egress_maps` has their maps, `egress_units` follows
 //!   the cgroups of units (with offsets from `kernel_types`), `egress_view` reads them
+//! - `own_process` returns the daemon's process id for the egress policy
 //! - `flows` resizes the flow table, `tracking` adds flows that are older than the filter, `tracked` lists and cuts flows
 //! - `snapshot` reads and restores the applied state, `detach` detaches
 //! - `view` reads the maps without a daemon
@@ -81,6 +82,7 @@ mod migrate;
 mod mount;
 mod name_maps;
 mod new_link;
+mod own_process;
 mod pins;
 mod publish;
 mod ranges;

@@ -7,7 +7,7 @@ use aya::programs::{ProgramInfo, SchedClassifier, Xdp};
 use serde::Serialize;
 
 use super::pins::require_privileges;
-use super::{OBJECT, egress};
+use super::{OBJECT, egress, own_process};
 use crate::error::{Context as _, Result};
 
 /// The properties of a program that the kernel's verifier accepted.
@@ -52,11 +52,16 @@ pub fn verify(trace: bool) -> Result<Vec<Verified>> {
             verified.push(numbers(abi::TRACKER_PROGRAM, &classifier.info()?)?);
         }
     }
-    for (name, program) in egress::load_unpinned()?.programs() {
+    let (egress, own_process) = (egress::load_unpinned()?, own_process::load()?);
+    for (name, program) in egress.programs().chain(own_process.programs()) {
         let units = abi::UNIT_PROGRAMS.map(|(name, _)| name);
         let names = abi::CONNECT_PROGRAMS
             .into_iter()
-            .chain([abi::RECEIVE_PROGRAM, abi::QUERY_PROGRAM])
+            .chain([
+                abi::RECEIVE_PROGRAM,
+                abi::QUERY_PROGRAM,
+                abi::PROCESS_ID_PROGRAM,
+            ])
             .chain(units);
         if let Some(name) = names.into_iter().find(|one| *one == name) {
             verified.push(numbers(name, &program.info()?)?);

@@ -25,6 +25,10 @@ pub const CONNECT_PROGRAMS: [&str; 4] = [
 /// The program that records from whom a UDP socket has received, at the hook for packets to a cgroup's sockets.
 pub const RECEIVE_PROGRAM: &str = "allow_received";
 
+/// The program that returns the id of the process that runs it, in the initial PID namespace; it is in an object of its
+/// own, and attached to nothing.
+pub const PROCESS_ID_PROGRAM: &str = "allow_process";
+
 /// The programs that follow the cgroups of units, by their names in the object file and in the kernel, each with the
 /// raw tracepoint to which it is attached.
 pub const UNIT_PROGRAMS: [(&str, &str); 2] = [

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::process;
 use std::sync::Arc;
 
 use allowlist_common::abi::{EgressSettings, Endpoint, MAX_ENDPOINTS};
@@ -46,7 +45,7 @@ pub(super) fn publication(
         cgroups: egress.cgroups.clone(),
         units: egress.unit_places(),
         own_addresses: own_addresses().unwrap_or_default(),
-        process: process::id(),
+        exempts_publisher: true,
     })
 }
 
@@ -112,11 +111,10 @@ impl Daemon {
                 return;
             }
         };
-        let process = process::id();
         let result = self
             .kernel
             .run(move |dataplane| {
-                dataplane.exempt_process(process);
+                dataplane.exempt_this_process();
                 dataplane.set_own_addresses(&addresses)?;
                 dataplane.refresh_units()
             })

@@ -8,6 +8,7 @@ mod forged;
 mod learning;
 mod names;
 mod others;
+mod own_calls;
 mod replies;
 mod seeds;
 mod services;

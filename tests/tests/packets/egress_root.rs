@@ -128,7 +128,7 @@ fn publish(pins: &Path, resolver: SocketAddr) -> anyhow::Result<Dataplane> {
         cgroups: Vec::new(),
         units: Vec::new(),
         own_addresses: [IpAddr::V4(Ipv4Addr::LOCALHOST)].into(),
-        process: 0,
+        exempts_publisher: false,
     };
     let mut dataplane = Dataplane::open(pins, Some(8192))?;
     let rules = Config::parse("", Path::new("allowlist.toml"))?.rules;

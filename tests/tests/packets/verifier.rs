@@ -15,7 +15,7 @@ fn verified_instructions_are_below_a_quarter_of_the_limit() {
     require_root!();
     for (trace, limit) in [(false, LIMIT), (true, LIMIT_WITH_TRACE)] {
         let verified = verify(trace).expect("the programs load");
-        assert_eq!(verified.len(), 10, "{verified:?}");
+        assert_eq!(verified.len(), 11, "{verified:?}");
         for one in verified {
             let Some(count) = one.verified_instructions else {
                 skip!(
