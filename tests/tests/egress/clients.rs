@@ -84,7 +84,7 @@ fn serve_pages(testbed: &Testbed, folder: &Path) -> anyhow::Result<Program> {
     Ok(web)
 }
 
-fn is_installed(program: &str) -> bool {
+pub(super) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).exists())
 }

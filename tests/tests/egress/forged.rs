@@ -7,9 +7,9 @@ use std::net::{Ipv4Addr, UdpSocket};
 
 use allowlist_tests::lab::{Cgroup, Program, Testbed, add_addresses, eventually};
 use allowlist_tests::require_root;
-use anyhow::{Context as _, bail, ensure};
-use nix::errno::Errno;
+use anyhow::{Context as _, ensure};
 
+use super::asker::{connect, message, query, socket};
 use super::names::{SOON, answers, rule, start_unpolled};
 use super::*;
 
@@ -17,10 +17,11 @@ use super::*;
 const NAME: &str = "events.example.com";
 const OTHER_NAME: &str = "api.example.com";
 
-/// The flags of a recursive query, and of a response to it.
-const QUERY: u16 = 0x0100;
+/// The flags of a response to a recursive query.
 const RESPONSE: u16 = 0x8180;
 
+/// The address of the host.
+const HOST: &str = "198.51.100.1";
 /// The resolver that is asked.
 const RESOLVER: (&str, u16) = ("198.51.100.2", 5300);
 /// Endpoints of the peer that are resolvers too, which are not asked.
@@ -31,28 +32,6 @@ const STRANGERS: [(&str, u16); 2] = [("198.51.100.4", 5300), ("198.51.100.2", 53
 /// Returns an address for an answer, which no rule lists.
 const fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, number)
-}
-
-/// Returns a message with a question for the IPv4 addresses of a name, and these addresses as its answer.
-fn message(id: u16, flags: u16, name: &str, addresses: &[Ipv4Addr]) -> Vec<u8> {
-    const A: u16 = 1;
-    const INTERNET: u16 = 1;
-    const POINTER_TO_QUESTION: u16 = 0xc00c;
-    /// The time to live of each record, in seconds.
-    const TTL: u16 = 1;
-    let numbers = |numbers: &[u16]| numbers.iter().flat_map(|one| one.to_be_bytes()).collect();
-    let header: Vec<u8> = numbers(&[id, flags, 1, addresses.len() as u16, 0, 0]);
-    let labels = name
-        .split('.')
-        .flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
-    let mut message: Vec<u8> = header.into_iter().chain(labels).chain([0]).collect();
-    message.extend::<Vec<u8>>(numbers(&[A, INTERNET]));
-    for address in addresses {
-        let record: Vec<u8> = numbers(&[POINTER_TO_QUESTION, A, INTERNET, 0, TTL, 4]);
-        message.extend(record);
-        message.extend(address.octets());
-    }
-    message
 }
 
 /// Returns the answer to a query with an id for [`NAME`].
@@ -86,8 +65,8 @@ impl Conversation {
         Ok(Self {
             _daemon: daemon,
             resolver: listen(&testbed, RESOLVER)?,
-            client: socket(&testbed, &cgroup)?,
-            probe: socket(&testbed, &cgroup)?,
+            client: socket(&testbed, &cgroup, HOST)?,
+            probe: socket(&testbed, &cgroup, HOST)?,
             cgroup,
             testbed,
         })
@@ -95,7 +74,7 @@ impl Conversation {
 
     /// Queries the resolver for a name from a socket, and waits until the resolver has received the query.
     fn ask(&self, socket: &UdpSocket, id: u16, name: &str) -> anyhow::Result<()> {
-        let query = message(id, QUERY, name, &[]);
+        let query = query(id, name);
         socket.send_to(&query, RESOLVER)?;
         let mut buffer = [0; 512];
         let (length, from) = self.resolver.recv_from(&mut buffer)?;
@@ -110,11 +89,7 @@ impl Conversation {
 
     /// Returns the result of a `connect` to an address: "ok" or "EPERM".
     fn connect(&self, to: Ipv4Addr) -> anyhow::Result<&'static str> {
-        match self.probe.connect((to, 443)) {
-            Ok(()) => Ok("ok"),
-            Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => Ok("EPERM"),
-            Err(error) => bail!("connect to {to}: {error}"),
-        }
+        connect(&self.probe, to)
     }
 
     /// Returns the numbers of queries, of believed answers, of stored addresses and of malformed answers.
@@ -127,13 +102,6 @@ impl Conversation {
             count("malformed")?,
         ])
     }
-}
-
-/// Binds a socket of the cgroup on the host.
-fn socket(testbed: &Testbed, cgroup: &Cgroup) -> anyhow::Result<UdpSocket> {
-    let socket = cgroup.bind_udp(&testbed.host, "198.51.100.1:0".parse()?)?;
-    socket.set_read_timeout(Some(SOON))?;
-    Ok(socket)
 }
 
 /// Binds an endpoint of the peer.
@@ -178,7 +146,7 @@ fn answers_that_nobody_asked_for_are_not_believed() -> anyhow::Result<()> {
     all.send(&all.resolver, &answer(3, &[address(2)]))?;
     assert_eq!(all.connect(address(2))?, "EPERM");
     // With the id of a query of another socket.
-    let other = socket(&all.testbed, &all.cgroup)?;
+    let other = socket(&all.testbed, &all.cgroup, HOST)?;
     all.ask(&other, 4, NAME)?;
     send(&all.resolver, &other, &answer(2, &[address(3)]))?;
     all.send(&all.resolver, &answer(4, &[address(4)]))?;

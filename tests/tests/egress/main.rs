@@ -2,8 +2,10 @@
 //!
 //! The policy is attached to the test's own cgroup, so other programs of this machine are never judged.
 
+mod asker;
 mod calls;
 mod clients;
+mod dnsmasq;
 mod forged;
 mod learning;
 mod names;
