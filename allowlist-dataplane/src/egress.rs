@@ -163,7 +163,7 @@ impl EgressPolicy {
             namespace: Namespace::current()?.cookie,
             ..publication.settings
         };
-        maps.write(slot, &publication.tables, &table, &settings)?;
+        maps.write(pins, slot, &publication.tables, &table, &settings)?;
         if !self.is_attached(publication) {
             self.attach(pins, &publication.cgroups)?;
             self.attached = Some(publication.cgroups.clone());

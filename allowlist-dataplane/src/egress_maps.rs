@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use allowlist_common::abi::{
-    self, EGRESS_SETTINGS, EGRESS_TABLES, EgressSettings, OWN_ADDRESSES, PROCESS, SLOTS,
+    self, EGRESS_PREFIXES, EGRESS_SETTINGS, EGRESS_TABLES, EgressSettings, OWN_ADDRESSES, PROCESS,
+    SLOTS,
 };
 use allowlist_common::egress::address_key;
 use allowlist_policy::compile::{RangeTable, Tables};
@@ -21,9 +22,10 @@ use super::memory::Memory;
 use super::name_maps::NameMaps;
 use super::pins::{Pins, is_pinned};
 use super::ranges;
+use super::slots::Slots;
 use crate::error::{Context as _, Result};
 
-const SETTINGS_WORDS: usize = size_of::<EgressSettings>() / size_of::<u64>();
+pub(super) const SETTINGS_WORDS: usize = size_of::<EgressSettings>() / size_of::<u64>();
 
 /// The time for which the daemon's process is exempt after it was last set. A killed daemon's process id may be
 /// another process's after that.
@@ -32,6 +34,8 @@ pub(super) const PROCESS_LIFETIME: Duration = Duration::from_secs(10);
 /// The open maps of the egress policy.
 pub(super) struct EgressMaps {
     pub(super) tables: Generations,
+    /// The prefixes of each slot's tables, for reports.
+    prefixes: Slots,
     settings: Memory,
     process: Memory,
     addresses: HashMap<MapData, [u64; 2], u8>,
@@ -55,6 +59,7 @@ impl EgressMaps {
         let memory = |name, words| Memory::map(pins.open_data(name)?, words);
         Ok(Self {
             tables: Generations::open(pins, EGRESS_TABLES)?,
+            prefixes: Slots::open(pins, EGRESS_PREFIXES)?,
             settings: memory(EGRESS_SETTINGS, SETTINGS_WORDS * SLOTS as usize)?,
             process: memory(PROCESS, 2)?,
             addresses: pins.open_map(OWN_ADDRESSES)?.try_into()?,
@@ -71,21 +76,17 @@ impl EgressMaps {
     /// Writes the tables and settings of a generation into a slot that no program uses. The slot must be large enough.
     pub(super) fn write(
         &mut self,
+        pins: &Pins,
         slot: u32,
         tables: &Tables,
         table: &RangeTable,
         settings: &EgressSettings,
     ) -> Result<()> {
         let memory = self.tables.get(slot);
-        let mut services = tables.services.clone();
-        for (row, unit) in services.interfaces[1..]
-            .iter_mut()
-            .zip(tables.interfaces.values())
-        {
-            *row = **unit;
-        }
-        ranges::write_services(&memory, &services);
+        ranges::write_services(&memory, &tables.services_of_units());
         ranges::write_table(&memory, table)?;
+        let lists = (&*tables.v4, &*tables.v6);
+        ranges::write_prefixes(&mut self.prefixes, pins, slot, lists)?;
         let words: &[u64] = bytemuck::cast_slice(std::slice::from_ref(settings));
         self.settings
             .part(slot as usize * SETTINGS_WORDS, SETTINGS_WORDS)

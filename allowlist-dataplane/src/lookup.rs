@@ -71,7 +71,10 @@ impl View {
         let memory = generations::read(&self.pins, abi::GENERATIONS, slot % abi::SLOTS)?;
         let copied = Copied::of(&memory.all())?;
         let (tries, entries) = match control.lookup {
-            abi::Engine::RangeTable => (None, ranges::entries_in(&self.pins, slot, &copied)?),
+            abi::Engine::RangeTable => {
+                let entries = ranges::entries_in(&self.pins, abi::PREFIXES, slot, &copied)?;
+                (None, entries)
+            }
             abi::Engine::LpmTrie => {
                 let tries = Tries::open(&self.pins, slot)?;
                 let entries = tries.entries()?;

@@ -460,7 +460,7 @@ impl Pins {
         }
         super::egress::remove(self)?;
         self.unpin(super::migrate::OLDER_NAMES)?;
-        for name in [abi::PREFIXES, abi::METADATA] {
+        for name in [abi::PREFIXES, abi::EGRESS_PREFIXES, abi::METADATA] {
             super::slots::remove_all(self, name)?;
         }
         for lock in [self.watchers(), self.egress_watchers()] {

@@ -70,6 +70,18 @@ pub(super) fn write_table(memory: &Part<'_>, table: &RangeTable) -> Result<()> {
     Ok(())
 }
 
+/// Writes the list of the prefixes of a table that is not changed in place.
+pub(super) fn write_prefixes(
+    prefixes: &mut Slots,
+    pins: &Pins,
+    slot: u32,
+    (v4, v6): Prefixes<'_>,
+) -> Result<()> {
+    let list = prefixes.room(pins, slot, LIST + v4.len() + v6.len() * CHANGE)?;
+    write_list(&list.all(), v4, v6);
+    Ok(())
+}
+
 /// The entry of a root before a change in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RootUndo {
@@ -345,10 +357,15 @@ impl Copied {
     }
 }
 
-/// Returns the prefixes of a slot, from its pinned list of prefixes and a copy of its tables; empty if no list is
+/// Returns the prefixes of a slot, from its list in the pinned map `name` and a copy of its tables; empty if no list is
 /// pinned.
-pub(super) fn entries_in(pins: &Pins, slot: u32, table: &Copied) -> Result<Vec<Entry>> {
-    match super::slots::memory(pins, abi::PREFIXES, slot)? {
+pub(super) fn entries_in(
+    pins: &Pins,
+    name: &'static str,
+    slot: u32,
+    table: &Copied,
+) -> Result<Vec<Entry>> {
+    match super::slots::memory(pins, name, slot)? {
         Some(list) => table.entries(&list.all()),
         None => Ok(Vec::new()),
     }

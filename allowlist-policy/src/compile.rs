@@ -55,6 +55,19 @@ pub struct Tables {
     pub names: NameTable,
 }
 
+impl Tables {
+    /// Returns the table of ports and services with a row for each interface that a service names, in the order of
+    /// their names, after row 0 for all others: as the egress policy numbers its units.
+    pub fn services_of_units(&self) -> Box<ServiceTable> {
+        let mut services = self.services.clone();
+        let rows = services.interfaces[1..].iter_mut();
+        for (row, unit) in rows.zip(self.interfaces.values()) {
+            *row = **unit;
+        }
+        services
+    }
+}
+
 /// The names of the sources and services behind the ids in the kernel's tables, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdTable {

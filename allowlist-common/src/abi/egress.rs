@@ -47,6 +47,8 @@ pub const UNIT_OFFSETS: [(&str, &str, &str); 4] = [
 /// Array of [`GenerationTables`](super::GenerationTables) by slot; each value ends with the slot's pool, the chunks of
 /// its range table ([`crate::ranges`]).
 pub const EGRESS_TABLES: &str = "EGRESS_TABLES";
+/// Array of maps by slot: the prefixes of the slot's tables, which only reports read.
+pub const EGRESS_PREFIXES: &str = "EGRESS_PREFIXES";
 /// Array of [`EgressSettings`] by slot.
 pub const EGRESS_SETTINGS: &str = "EGRESS_SETTINGS";
 /// Per-CPU array of one [`EgressCounters`]: calls by kind, verdict and reason.
@@ -70,8 +72,9 @@ pub const UNITS: &str = "UNITS";
 pub const UNIT_TEXTS: &str = "UNIT_TEXTS";
 
 /// The pinned maps of the egress policy, in addition to [`PINNED`](super::PINNED).
-pub const EGRESS_PINNED: [&str; 24] = [
+pub const EGRESS_PINNED: [&str; 25] = [
     EGRESS_TABLES,
+    EGRESS_PREFIXES,
     EGRESS_SETTINGS,
     EGRESS_COUNTERS,
     EGRESS_MATCHES,

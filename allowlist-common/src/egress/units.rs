@@ -7,6 +7,10 @@
 
 use crate::abi::MAX_UNIT_TEXT;
 
+/// The number of levels of cgroups below the root at which a rule can name a unit: a rule for a unit at a deeper level has
+/// no effect.
+pub const MAX_LEVELS: i32 = 12;
+
 /// Returns the offset of the last component of a cgroup's path below the root of cgroup v2 if all components before it
 /// are slices.
 ///

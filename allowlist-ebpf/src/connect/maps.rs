@@ -8,6 +8,7 @@ use allowlist_common::abi::{
     Received, RuleCalls, SLOTS, SeenCalls, SeenKey, ServiceId, ServiceTable, UnitKey, UnitRow,
 };
 use allowlist_common::dns::Noted;
+use allowlist_common::egress::units::MAX_LEVELS;
 use allowlist_common::egress::{
     CoveringRules, EgressReason, EgressTables, Request, address_key, is_closed, unmapped,
 };
@@ -17,8 +18,8 @@ use allowlist_common::volatile::VolatileRef;
 use allowlist_ebpf::control::{Generation, volatile};
 use allowlist_ebpf::{clock, ranges};
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie,
     bpf_get_socket_cookie,
@@ -39,13 +40,16 @@ const MAX_UNITS: usize = 4096;
 const MAX_ASKERS: usize = 1 << 13;
 /// The number of queries without an answer that are noted; more evict the least recently used one.
 const MAX_QUERIES: usize = 1 << 12;
-/// The first level of cgroups below the root that is not searched for units: a rule for a unit at this level or deeper
-/// has no effect.
-const MAX_DEPTH: i32 = 12;
 
 #[btf_map]
 static EGRESS_TABLES: Array<Generation, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
+// Only userspace uses this map. It is here so that it is created and pinned with the others.
+#[btf_map]
+static EGRESS_PREFIXES: ArrayOfMaps<
+    Array<u64, 1, { (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize }>,
+    { SLOTS as usize },
+> = ArrayOfMaps::new();
 #[btf_map]
 static EGRESS_SETTINGS: Array<EgressSettings, { SLOTS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
@@ -248,7 +252,7 @@ impl Rows {
 #[inline(never)]
 fn unit_rows(slot: u32, zero: u64) -> u64 {
     let mut rows = zero & Rows::BITS;
-    for depth in 1..=MAX_DEPTH {
+    for depth in 1..=MAX_LEVELS {
         // SAFETY: has no pointer arguments.
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(depth) };
         if id == 0 {
