@@ -17,6 +17,7 @@ use allowlist_common::abi::{
 };
 use allowlist_policy::UnitPlace;
 use allowlist_policy::error_code::{CodedError, ErrorCode};
+use allowlist_policy::explain::UnitRowsByText;
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
 use aya::programs::RawTracePoint;
@@ -133,14 +134,7 @@ impl UnitMaps {
 
     /// Returns the units of each slot that names any.
     fn texts(&self) -> Result<BTreeMap<u32, Texts>> {
-        let mut all: BTreeMap<u32, Texts> = BTreeMap::new();
-        for entry in &self.texts {
-            let (key, row) = entry.with_context(|| format!("cannot read the map {UNIT_TEXTS}"))?;
-            let text = String::from_utf8_lossy(key.text()).into_owned();
-            let slot = (key.slot % u64::from(SLOTS)) as u32;
-            all.entry(slot).or_default().insert(text, row);
-        }
-        Ok(all)
+        texts_in(&self.texts)
     }
 
     /// Returns the rows of cgroups. Those that a program removes meanwhile may be left out.
@@ -167,6 +161,24 @@ impl UnitMaps {
     }
 }
 
+fn texts_in(map: &HashMap<MapData, UnitText, u32>) -> Result<BTreeMap<u32, Texts>> {
+    let mut all: BTreeMap<u32, Texts> = BTreeMap::new();
+    for entry in map {
+        let (key, row) = entry.with_context(|| format!("cannot read the map {UNIT_TEXTS}"))?;
+        let text = String::from_utf8_lossy(key.text()).into_owned();
+        let slot = (key.slot % u64::from(SLOTS)) as u32;
+        all.entry(slot).or_default().insert(text, row);
+    }
+    Ok(all)
+}
+
+/// Returns the rows of the units that the rules of a slot name, for a process that only reads.
+pub(super) fn rows_of_units(pins: &Pins, slot: u32) -> Result<UnitRowsByText> {
+    let texts = texts_in(&pins.open_map(UNIT_TEXTS)?.try_into()?)?.remove(&slot);
+    let texts = texts.unwrap_or_default().into_iter();
+    Ok(texts.map(|(text, row)| (text, UnitRow(row))).collect())
+}
+
 /// Adds the rows of the cgroups that exist to `found`. Cgroups that are removed meanwhile may be left out.
 fn search(texts: &BTreeMap<u32, Texts>, found: &mut BTreeMap<UnitKey, u32>) -> Result<()> {
     let mut add = |text: &str, cgroup: u64| {
@@ -181,19 +193,7 @@ fn search(texts: &BTreeMap<u32, Texts>, found: &mut BTreeMap<UnitKey, u32>) -> R
     let (paths, names): (Vec<&String>, Vec<&String>) =
         all.into_iter().partition(|text| text.starts_with('/'));
     if !names.is_empty() {
-        let mut slices = vec![mount_point()?];
-        while let Some(slice) = slices.pop() {
-            for entry in fs::read_dir(slice).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir())
-                    && let Some(name) = entry.file_name().to_str()
-                {
-                    add(name, entry.ino());
-                    if name.ends_with(SLICE) {
-                        slices.push(entry.path());
-                    }
-                }
-            }
-        }
+        for_each_in_slices(|name, entry| add(name, entry.ino()))?;
     }
     // Last, as the row of a path includes that of the name.
     for path in paths {
@@ -202,6 +202,41 @@ fn search(texts: &BTreeMap<u32, Texts>, found: &mut BTreeMap<UnitKey, u32>) -> R
         }
     }
     Ok(())
+}
+
+/// Calls `each` with the name and directory of every cgroup that has only slices around it.
+fn for_each_in_slices(mut each: impl FnMut(&str, &fs::DirEntry)) -> Result<()> {
+    let mut slices = vec![mount_point()?];
+    while let Some(slice) = slices.pop() {
+        for entry in fs::read_dir(slice).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && let Some(name) = entry.file_name().to_str()
+            {
+                each(name, &entry);
+                if name.ends_with(SLICE) {
+                    slices.push(entry.path());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the path below the root of cgroup v2 of the cgroup of a unit, by the name of the cgroup; `None` if the unit has
+/// no cgroup now.
+pub(super) fn path_of_unit(name: &str) -> Result<Option<String>> {
+    let root = mount_point()?;
+    let mut found = None;
+    for_each_in_slices(|known, entry| {
+        if known == name {
+            let path = entry.path();
+            found = path
+                .strip_prefix(&root)
+                .ok()
+                .map(|below| format!("/{}", below.display()));
+        }
+    })?;
+    Ok(found)
 }
 
 /// Loads the programs that follow cgroups into the kernel.

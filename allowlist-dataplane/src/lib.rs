@@ -17,7 +17,7 @@
 //! - `flows` resizes the flow table, `tracking` adds flows that are older than the filter, `tracked` lists and cuts flows
 //! - `snapshot` reads and restores the applied state, `detach` detaches
 //! - `view` reads the maps without a daemon
-//! - `lookup` computes the verdict of the active generation for a packet
+//! - `lookup` computes the verdict of the active generation for a packet, `egress_lookup` reads the tables that decide on a call
 //! - `ranges` and `tries` are the two lookup structures for sources
 //! - `generations` are the tables of the slots, `slots` other maps by slot, `memory` the memory of a map
 //! - `metadata` has the names of a generation's ids, for reports
@@ -63,6 +63,7 @@ mod control_state;
 mod counters;
 mod detach;
 mod egress;
+mod egress_lookup;
 mod egress_maps;
 mod egress_units;
 mod egress_view;
@@ -127,6 +128,7 @@ pub use self::clock::kernel_clock;
 pub use self::commit_confirm::PendingConfirm;
 pub use self::detach::detach_all;
 pub use self::egress::EgressPublication;
+pub use self::egress_lookup::{CallingUnit, EgressLookup};
 pub use self::egress_view::EgressCounted;
 pub use self::egress_watch::{EgressWatch, SeenCall, WantedCalls};
 pub use self::error::{Error, Result};

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use allowlist_common::abi::{
@@ -20,6 +21,7 @@ use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 use super::clock::kernel_clock;
 use super::memory::Memory;
 use super::pins::Pins;
+use super::sys::read_value;
 use crate::error::{Context as _, Result};
 
 /// The number of words of a slot's grants.
@@ -127,34 +129,67 @@ fn trie_key(key: &NameKey) -> Key<[u8; 256]> {
     Key::new(key.bits, key.data)
 }
 
-/// Returns the addresses that were learnt for names and are still valid, sorted.
-pub(super) fn learned_addresses(pins: &Pins) -> Result<Vec<LearnedAddress>> {
+/// Returns the ids of the names for which each address ([`address_key`]) was learnt and is still valid, in the order of
+/// the kernel's lookup, each with the time until which it is valid.
+pub(super) fn learned_names(pins: &Pins) -> Result<BTreeMap<[u64; 2], Vec<(u32, Duration)>>> {
     let now = kernel_clock();
-    let mut addresses = Vec::new();
+    let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for name in [LEARNED, LEARNED_BELOW] {
         let what = || format!("cannot read the map {name}");
         let map: HashMap<_, [u64; 2], LearnedNames> = pins.open_map(name)?.try_into()?;
-        for entry in &map {
-            // The kernel programs change the map meanwhile.
-            let (key, names) = entry.with_context(what)?;
-            let address = address_of(key);
-            for word in names.entries {
-                let (name, until) = (
-                    Learned(word).id(),
-                    Duration::from_nanos(Learned(word).until()),
-                );
-                if name != 0 && until > now {
-                    addresses.push(LearnedAddress {
-                        name,
-                        address,
-                        until,
-                    });
-                }
-            }
+        // The kernel programs change the map meanwhile, so that a key may be read twice.
+        let entries: BTreeMap<_, _> = map.iter().collect::<Result<_, _>>().with_context(what)?;
+        for (key, names) in entries {
+            let names = names.entries.map(|word| {
+                let entry = Learned(word);
+                (entry.id(), Duration::from_nanos(entry.until()))
+            });
+            let valid = names
+                .into_iter()
+                .filter(|(id, until)| *id != 0 && *until > now);
+            all.entry(key).or_default().extend(valid);
         }
     }
+    Ok(all)
+}
+
+/// Returns the addresses that were learnt for names and are still valid, sorted.
+pub(super) fn learned_addresses(pins: &Pins) -> Result<Vec<LearnedAddress>> {
+    let mut addresses: Vec<LearnedAddress> = learned_names(pins)?
+        .into_iter()
+        .flat_map(|(key, names)| {
+            let of_name = move |(name, until)| LearnedAddress {
+                name,
+                address: address_of(key),
+                until,
+            };
+            names.into_iter().map(of_name)
+        })
+        .collect();
     addresses.sort();
     Ok(addresses)
+}
+
+/// Returns the listed name under which answers for a name in lower case are stored in the tables of a slot, as the kernel
+/// finds it; `None` if no rule lists the name.
+pub(super) fn listed_name(pins: &Pins, slot: u32, name: &str) -> Result<Option<ListedName>> {
+    let Some(key) = NameKey::new(slot as u8, name, WildcardKey::Exact) else {
+        return Ok(None);
+    };
+    let names: LpmTrie<_, [u8; 256], ListedName> = pins.open_map(LISTED_NAMES)?.try_into()?;
+    match names.get(&trie_key(&key), 0) {
+        Ok(listed) => Ok(Some(listed)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read the map {LISTED_NAMES}")),
+    }
+}
+
+/// Returns the rules that allow the addresses of each name in the tables of a slot, by the id of the name.
+pub(super) fn grants(pins: &Pins, slot: u32) -> Result<Vec<NameGrant>> {
+    let map = pins.open_data(NAME_GRANTS)?;
+    let words = read_value(map.fd().as_fd(), slot, GRANT_WORDS)
+        .with_context(|| format!("cannot read the map {NAME_GRANTS}"))?;
+    Ok(bytemuck::cast_slice(&words).to_vec())
 }
 
 /// Adds addresses that were learnt earlier, for example before the system was started, unless the kernel has newer

@@ -138,6 +138,14 @@ fn names_of(names: &AnsweredNames, cgroup: u64, address: [u64; 2]) -> BTreeSet<S
     }
 }
 
+/// Returns the addresses that were answered for a name that no rule lists, sorted.
+pub(super) fn answered_addresses(pins: &Pins, name: &str) -> Result<Vec<IpAddr>> {
+    let all = answered(pins)?.into_iter();
+    let of_name = all.filter(|(_, names)| names.iter().any(|(_, known)| known == name));
+    let addresses = of_name.map(|(key, _)| IpAddr::from(Address::V6(key)).to_canonical());
+    Ok(addresses.collect())
+}
+
 fn answered(pins: &Pins) -> Result<AnsweredNames> {
     let mut names = AnsweredNames::new();
     for (key, noted) in entries::<AnsweredKey, Noted>(pins, ANSWERED)? {

@@ -1,11 +1,13 @@
 //! The verdicts for hypothetical packets: the questions to `explain`, and the packets that represent them.
 //!
 //! - `compiled` decides by a compiled generation, which need not be active
+//! - `calls` decides on calls of this host's programs, by the tables of an egress policy
 //! - `reach` summarizes the decisions for all ports
 //!
-//! `dataplane`'s `Lookup` decides by the active generation in the kernel, with the same packets. Both use the decisions
-//! of `allowlist-common`, and neither knows the daemon. Pure.
+//! `dataplane`'s `Lookup` decides by the active generation in the kernel, with the same packets, and its `EgressLookup`
+//! gives `calls` the kernel's tables. All use the decisions of `allowlist-common`, and none knows the daemon. Pure.
 
+mod calls;
 mod compiled;
 mod reach;
 
@@ -22,8 +24,9 @@ use allowlist_common::packet::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use calls::{CallTables, CallerRows, LearnedIds, Targets, UnitRowsByText};
 pub use compiled::{Judge, OnInterface};
-pub use reach::{Row, rows};
+pub use reach::{Row, is_not_covered, rows};
 
 use crate::policy::Ports;
 

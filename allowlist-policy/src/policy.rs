@@ -21,6 +21,7 @@ pub use allowlist_common::verdict::Verdict;
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub(crate) use egress::name_in_slices;
 pub use egress::{Egress, EgressRule, STARTED_UNITS, UnitPlace};
 pub use feed::{Answer, Feed, Fetched, GracePrefix, PastChange, Snapshot, Validator};
 pub use format::{Column, Condition, Csv, Format, Item, Json, Lines, Page, Pattern, Select, Xml};

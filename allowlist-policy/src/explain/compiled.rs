@@ -106,19 +106,8 @@ impl judge::Tables for OnInterface<'_> {
         self.services().counter_id(service)
     }
 
-    /// Returns the grant (reachable services and match id) of the longest prefix that contains the address `source`, or
-    /// `None` if no prefix contains it. Makes one binary search per prefix length.
     fn grant(&self, source: &Address) -> Option<Grant> {
-        match IpAddr::from(*source) {
-            IpAddr::V4(address) => (0..=32).rev().find_map(|length| {
-                let prefix = Ipv4Net::new_assert(address, length).trunc();
-                found(&self.tables.v4, &prefix)
-            }),
-            IpAddr::V6(address) => (0..=128).rev().find_map(|length| {
-                let prefix = Ipv6Net::new_assert(address, length).trunc();
-                found(&self.tables.v6, &prefix)
-            }),
-        }
+        self.tables.grant_of(&IpAddr::from(*source))
     }
 
     fn port_has_flows(&self, _protocol: u8, _port: u16) -> bool {
@@ -131,6 +120,23 @@ impl judge::Tables for OnInterface<'_> {
 
     fn flow_quoted_by(&self, _quote: Quote, _source: Address) -> Option<Flow> {
         None
+    }
+}
+
+impl Tables {
+    /// Returns the grant (reachable services and match id) of the longest prefix that contains an address, or `None` if
+    /// no prefix contains it. Makes one binary search per prefix length.
+    pub(super) fn grant_of(&self, address: &IpAddr) -> Option<Grant> {
+        match *address {
+            IpAddr::V4(address) => (0..=32).rev().find_map(|length| {
+                let prefix = Ipv4Net::new_assert(address, length).trunc();
+                found(&self.v4, &prefix)
+            }),
+            IpAddr::V6(address) => (0..=128).rev().find_map(|length| {
+                let prefix = Ipv6Net::new_assert(address, length).trunc();
+                found(&self.v6, &prefix)
+            }),
+        }
     }
 }
 

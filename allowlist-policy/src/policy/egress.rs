@@ -206,7 +206,7 @@ fn contains(unit: &str, other: &str) -> bool {
 }
 
 /// Returns the last component of a path if all components before it are slices, as the kernel program does.
-fn name_in_slices(path: &Path) -> Option<&str> {
+pub(crate) fn name_in_slices(path: &Path) -> Option<&str> {
     let path = path.to_str()?;
     let byte = |place: usize| path.as_bytes().get(place).copied().unwrap_or(0);
     Some(&path[name_offset(byte)?..])
