@@ -38,8 +38,9 @@ use allowlist_policy::{
 use ipnet::IpNet;
 
 use crate::hook::Hook;
-pub use accepted::{is_host_name, unit_of_cgroup};
+pub use accepted::{is_host_name, parse_host_name, unit_of_cgroup};
 use document::Problems;
+pub use egress::check_unit;
 pub use secrets::{Secret, secrets, without_comments};
 pub use sources::provided;
 

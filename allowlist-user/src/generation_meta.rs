@@ -12,7 +12,7 @@ use allowlist_files::bounded::{Open, PATIENCE, within};
 use allowlist_lists::states::{SourceHealth, SourceStates};
 use allowlist_policy::compile::IdTable;
 use allowlist_policy::error_code::ErrorCode;
-use allowlist_policy::{Feed, GracePrefix, Policy};
+use allowlist_policy::{Feed, GracePrefix, Origin, Policy};
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use log::warn;
@@ -102,6 +102,35 @@ pub struct SourceMeta {
     /// Notes about the source's list, one line each.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The names whose addresses the list has; `None` for a source of another kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<NamesMeta>,
+}
+
+/// The names of a source as the metadata describes them for reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamesMeta {
+    /// The names and the wildcards as configured.
+    pub patterns: Vec<String>,
+    /// Whether the egress policy allows the addresses that resolvers answer to programs.
+    pub believes_answers: bool,
+    /// Whether these may be in closed ranges.
+    pub allow_special_use: bool,
+}
+
+impl NamesMeta {
+    /// Returns the pattern that covers a name or wildcard: the name itself, or the narrowest wildcard.
+    pub fn covering(&self, name: &str) -> Option<&str> {
+        let all = self.patterns.iter().map(String::as_str);
+        all.filter(|pattern| covers(pattern, name))
+            .max_by_key(|pattern| (*pattern == name, pattern.len()))
+    }
+}
+
+/// Returns whether a pattern, which is a name or a wildcard, covers a name or wildcard.
+pub fn covers(pattern: &str, name: &str) -> bool {
+    let below = pattern.strip_prefix('*');
+    pattern == name || below.is_some_and(|below| name.ends_with(below))
 }
 
 impl SourceMeta {
@@ -186,6 +215,14 @@ impl GenerationMeta {
                         failure_code: health.and_then(|health| health.failure_code),
                         refused: health.is_some_and(SourceHealth::has_acceptable_list),
                         notes: feed.map_or_else(Vec::new, |feed| feed.notes.clone()),
+                        names: match &source.origin {
+                            Origin::Names(lookup) => Some(NamesMeta {
+                                patterns: lookup.patterns(),
+                                believes_answers: lookup.believes_answers,
+                                allow_special_use: source.gate.allow_special_use,
+                            }),
+                            _ => None,
+                        },
                     };
                     (source.name.clone(), meta)
                 })
@@ -348,6 +385,7 @@ mod tests {
             max_age_seconds: None,
             refused: false,
             notes: Vec::new(),
+            names: None,
         };
         meta.sources.insert("a".to_owned(), source(100));
         assert_eq!(GenerationMeta::decode(&meta.encode()).as_ref(), Some(&meta));

@@ -9,6 +9,7 @@ mod changes;
 mod egress;
 mod event;
 mod explain;
+mod explain_call;
 mod flows;
 mod holders;
 mod learn;
@@ -37,6 +38,7 @@ pub use changes::{
 };
 pub use event::{Epoch, seen_json, seen_text};
 pub use explain::Explanation;
+pub use explain_call::{CallExplanation, CallQuestion, Destination};
 pub use flows::Flows;
 pub use holders::{Holder, Holders, Skipped};
 pub use learn::{LearnFilter, Proposal};

@@ -5,6 +5,11 @@ use allowlist_policy::UnitPlace;
 use super::egress::{check_unit, is_transient};
 use super::sources::check_host;
 
+/// Returns a host name in lower case, without a final dot. The error is text for the user that says what to write instead.
+pub fn parse_host_name(text: &str) -> Result<String, String> {
+    check_host(text)
+}
+
 /// Returns the unit by which a rule can name the programs of a cgroup, given as a path below the root of cgroup v2: the
 /// service, if only slices are around it; else the innermost slice, or other permanent cgroup, that contains them.
 /// Returns `None` if only the root contains them.

@@ -239,8 +239,8 @@ fn check_cgroup(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the name of a unit, or the path of a cgroup.
-pub(super) fn check_unit(text: &str) -> Result<(), String> {
+/// Checks the name of a unit, or the path of a cgroup. The error is text for the user that says what to write instead.
+pub fn check_unit(text: &str) -> Result<(), String> {
     check_unit_form(text)?;
     let place = UnitPlace::of(text);
     if place.text().len() >= MAX_UNIT_TEXT {

@@ -34,6 +34,7 @@ fn meta() -> GenerationMeta {
         max_age_seconds: None,
         refused: false,
         notes: Vec::new(),
+        names: None,
     };
     let grace = GracePrefix {
         prefix: "192.0.2.0/24".parse().expect("a prefix"),
