@@ -4,7 +4,7 @@
 //! Invariant: all tables of one [`EgressLookup`] are of one generation, even if another generation is published meanwhile.
 //! Addresses of names and of this host have no generation: they are those of one moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
@@ -29,7 +29,7 @@ use super::egress_maps::SETTINGS_WORDS;
 use super::egress_units::{path_of_unit, rows_of_units};
 use super::generations;
 use super::lookup::ATTEMPTS;
-use super::name_maps::{grants, learned_names, listed_name};
+use super::name_maps::{NamesByAddress, grants, learned_names, listed_name};
 use super::ranges::{self, Copied};
 use super::seen::answered_addresses;
 use super::sys::{Access, link_program_and_cgroup, open_pinned, read_value};
@@ -48,7 +48,7 @@ pub struct EgressLookup {
     units: UnitRowsByText,
     own: BTreeSet<[u64; 2]>,
     /// The names for which each address was answered, each with the time until which it is valid.
-    learned: BTreeMap<[u64; 2], Vec<(u32, Duration)>>,
+    learned: NamesByAddress,
     ids: LearnedIds,
     /// The name that was asked for, as the rules list it; `None` without a name, or if no rule lists it.
     listed: Option<ListedName>,

@@ -129,11 +129,14 @@ fn trie_key(key: &NameKey) -> Key<[u8; 256]> {
     Key::new(key.bits, key.data)
 }
 
-/// Returns the ids of the names for which each address ([`address_key`]) was learnt and is still valid, in the order of
-/// the kernel's lookup, each with the time until which it is valid.
-pub(super) fn learned_names(pins: &Pins) -> Result<BTreeMap<[u64; 2], Vec<(u32, Duration)>>> {
+/// The ids of the names for which each address ([`address_key`]) was learnt, in the order of the kernel's lookup, each with
+/// the time until which it is valid.
+pub(super) type NamesByAddress = BTreeMap<[u64; 2], Vec<(u32, Duration)>>;
+
+/// Returns the addresses that were learnt and are still valid, with their names.
+pub(super) fn learned_names(pins: &Pins) -> Result<NamesByAddress> {
     let now = kernel_clock();
-    let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut all = NamesByAddress::new();
     for name in [LEARNED, LEARNED_BELOW] {
         let what = || format!("cannot read the map {name}");
         let map: HashMap<_, [u64; 2], LearnedNames> = pins.open_map(name)?.try_into()?;

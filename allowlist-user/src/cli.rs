@@ -3,6 +3,7 @@
 //! Parses and validates arguments alone; `command` carries the commands out.
 
 mod change;
+mod explain;
 pub mod generate;
 mod groups;
 mod learn;
@@ -12,12 +13,12 @@ use std::path::PathBuf;
 
 use allowlist_dataplane::AttachModeRequest;
 use allowlist_lists::feed::parse_prefix;
-use allowlist_policy::explain::{Target, Typed};
 use allowlist_policy::{Mode, Ports};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 pub use self::change::{Add, CareArgs, List, Log, Refresh, Reload, Remove, Rollback};
+pub use self::explain::Explain;
 pub use self::groups::command;
 pub use self::learn::Learn;
 pub use self::lists::{Accept, Diff, Export, Fetch, History, Providers, ProvidersCommand};
@@ -37,13 +38,14 @@ Examples:
   sudo allowlist status                               state, counters and list ages
   sudo allowlist watch                                dropped packets, live
   sudo allowlist explain 203.0.113.9 --port tcp/443   the verdict for an address, and the reason
+  sudo allowlist explain --to api.example.com --port tcp/443 --unit alertd.service
   sudo allowlist add 203.0.113.9 --service ssh --ttl 2h
   sudo allowlist reload --confirm-within 60s          apply the file; rolled back unless confirmed
   sudo allowlist diff                                 changes in the vendors' lists
   allowlist providers show github                     a provider as configuration to copy
   sudo allowlist detach                               remove the filter from every interface
 
-Exit codes: 0 success; 1 error, with the reason on standard error; 2 usage error; 3 the answer is no (status: not attached as configured; explain: the verdict is drop, in either mode); 4 the lockout check refused the change, because it would cut your own connection."
+Exit codes: 0 success; 1 error, with the reason on standard error; 2 usage error; 3 the answer is no (status: not attached as configured; explain: the verdict is drop or refuse, in either mode); 4 the lockout check refused the change, because it would cut your own connection."
 )]
 pub struct Cli {
     /// The paths of the configuration file, the state directory, the pin directory and the control socket.
@@ -172,16 +174,8 @@ Examples:
   sudo allowlist export --format nft > allowlist.nft
   allowlist export --format nginx pagerduty --fetch --config allowlist.toml")]
     Export(Export),
-    /// Explain whether a new packet from an address would pass, and which rule decides
-    #[command(after_help = "\
-Examples:
-  sudo allowlist explain 203.0.113.9                     every service
-  sudo allowlist explain 203.0.113.9 --port tcp/443      one port
-  sudo allowlist explain 2001:db8::9 --port icmp --iface eth1
-
-Reads the kernel's tables, with or without a daemon. The packet begins a new flow (in TCP, a SYN), so it is no answer to a flow of this host. \
-Exit codes: 0 the verdict is pass; 3 a verdict is drop. In observe mode the packet passes in both cases, and 3 states \
-that enforce mode would drop it.")]
+    /// Explain whether a new packet from an address, or a call to one, would pass, and which rule decides
+    #[command(after_help = explain::AFTER_HELP)]
     Explain(Explain),
     /// Print filter state, counters and list ages
     #[command(
@@ -423,22 +417,6 @@ pub struct Check {
     /// The configuration that command-line options define instead of a file.
     #[command(flatten)]
     pub inline: InlineConfig,
-}
-
-/// The options of `allowlist explain`, which prints the verdict for a new packet from an address, and the reason.
-#[derive(Debug, Args)]
-pub struct Explain {
-    /// The source address of the packet
-    pub address: Typed,
-    /// The destination: tcp/443, udp/53, sctp/3868, icmp, ip/112, or other (all other protocols without ports) [default: each]
-    #[arg(long, value_name = "PORT")]
-    pub port: Option<Target>,
-    /// The receiving interface [default: each filtered interface]
-    #[arg(long, value_name = "NAME")]
-    pub iface: Option<String>,
-    /// Whether the output is text or JSON.
-    #[command(flatten)]
-    pub output: Output,
 }
 
 /// The options of `allowlist detach`, which detaches the filter from every interface.

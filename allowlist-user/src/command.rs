@@ -3,6 +3,7 @@
 mod change;
 mod check;
 mod detach;
+mod explain;
 mod learn;
 mod lists;
 mod progress;
@@ -22,7 +23,6 @@ use allowlist_dataplane::{self as dataplane, View};
 use allowlist_files::bounded;
 use allowlist_policy::error_code::ErrorCode;
 use allowlist_policy::error_code::bail_with;
-use allowlist_policy::explain::Question;
 use allowlist_policy::hints;
 use allowlist_policy::text::{printable, printable_json};
 use anyhow::{Context as _, Result};
@@ -31,7 +31,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
 use crate::cli::{
-    Cli, Command, Explain, FlowsCommand, InlineConfig, List, Log, Output, Paths, Require, Run,
+    Cli, Command, FlowsCommand, InlineConfig, List, Log, Output, Paths, Require, Run,
     StatusOptions, generate,
 };
 use crate::config::Config;
@@ -40,7 +40,7 @@ use crate::daemon::{self, Daemon, Signals};
 use crate::error_code::code_of;
 use crate::journal::ConfigText;
 use crate::notify::Notify;
-use crate::report::{self, Added, AuditLog, Explanation, PolicyList, Report, Sources, Status};
+use crate::report::{self, Added, AuditLog, PolicyList, Report, Sources, Status};
 use crate::trusted_paths;
 
 const CONFIG: &str = "/etc/allowlist/allowlist.toml";
@@ -89,7 +89,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             report::fit_to_terminal();
         }
         match cli.command {
-            Command::Explain(options) => return explain(&paths, options).await,
+            Command::Explain(options) => return explain::explain(&paths, options).await,
             Command::Status(output) => return status(&paths, output).await,
             Command::Run(run) => Box::pin(filter(paths, run)).await,
             Command::Check(check) => return check::check(&paths, check).await,
@@ -372,40 +372,6 @@ async fn log_of(paths: &Paths, options: &Log) -> Result<()> {
     let read = || AuditLog::read(&paths.state_dir, Some(options.count));
     let name = format!("log?count={}", options.count);
     show(paths, &name, options.output, read).await
-}
-
-async fn explain(paths: &Paths, options: Explain) -> Result<ExitCode> {
-    let typed = options.address;
-    if let Some(mapped) = typed.instead_of {
-        info!(
-            "{mapped} is an IPv4-mapped address, which no packet has as its source; explaining {} instead",
-            typed.address
-        );
-    }
-    let question = Question {
-        address: typed.address,
-        target: options.port,
-        interface: options.iface.or(typed.zone),
-    };
-    let name = question.query();
-    let read = Explanation::read(&paths.pin_dir, question);
-    let explanation = match read {
-        Ok(explanation) => explanation,
-        Err(error) => {
-            let as_json = Output { json: true };
-            let json = asked(paths, &name, as_json, error).await?;
-            print(
-                &Client::new(&paths.socket)
-                    .report(&name, options.output.json)
-                    .await?,
-            )?;
-            let json: serde_json::Value = serde_json::from_str(&json)
-                .context("cannot parse the daemon's report `explain`")?;
-            return Ok(answer(json["verdict"] == "pass"));
-        }
-    };
-    print_report(&explanation, options.output)?;
-    Ok(answer(!explanation.is_dropped()))
 }
 
 fn verify(output: Output) -> Result<()> {

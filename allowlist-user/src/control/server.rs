@@ -45,7 +45,8 @@ use crate::audit::Actor;
 use crate::cli::Paths;
 use crate::error_code::ApiError;
 use crate::report::{
-    Added, AuditLog, Explanation, List, Only, PolicyList, Report, Sources, Status,
+    Added, AuditLog, CallExplanation, CallQuestion, Destination, Explanation, List, Only,
+    PolicyList, Report, Sources, Status,
 };
 
 /// The maximum number of requests in the daemon's queue; further requests are answered with `busy`.
@@ -338,11 +339,13 @@ async fn change(
 struct About {
     /// For `log`: the number of newest entries to show; `None` for all entries.
     count: Option<usize>,
-    /// For `explain`: the source address of the packet, which is required; `port` is its destination, `iface` its
-    /// interface.
+    /// For `explain`: the source address of the packet; `port` is its destination, `iface` its interface.
     address: Option<String>,
     port: Option<Target>,
     iface: Option<String>,
+    /// For `explain`, instead of `address`: the destination of a call; `port` is its port, `unit` the unit of the program.
+    to: Option<String>,
+    unit: Option<String>,
     /// For `list`: the address, prefix or source to select, `None` for all; `service` selects the prefixes of that
     /// service.
     only: Option<String>,
@@ -418,6 +421,14 @@ impl Shared {
 
     fn explain(&self, about: &About) -> ReportResult {
         let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
+        if about.to.is_some() {
+            return self.explain_call(about);
+        }
+        if about.unit.is_some() {
+            return Err(invalid(
+                "`unit` requires `to`; a packet has no unit".to_owned(),
+            ));
+        }
         let typed = about.address.as_deref().unwrap_or_default();
         let typed: Typed = typed.parse().map_err(invalid)?;
         let question = Question {
@@ -426,6 +437,24 @@ impl Shared {
             interface: about.iface.clone().or(typed.zone),
         };
         Ok(boxed(Explanation::read(&self.paths.pin_dir, question)?))
+    }
+
+    fn explain_call(&self, about: &About) -> ReportResult {
+        let invalid = |error| ApiError::new(ErrorCode::InvalidRequest, error);
+        if about.address.is_some() || about.iface.is_some() {
+            return Err(invalid(
+                "`to` excludes `address` and `iface`, which are about packets; use either"
+                    .to_owned(),
+            ));
+        }
+        let to = about.to.as_deref().unwrap_or_default();
+        let to: Destination = to.parse().map_err(invalid)?;
+        let question = CallQuestion::new(to, about.port, about.unit.clone()).map_err(invalid)?;
+        let mut explanation = CallExplanation::read(&self.paths.pin_dir, question)?;
+        explanation
+            .next_fetch
+            .clone_from(&self.live.borrow().next_fetch);
+        Ok(boxed(explanation))
     }
 }
 

@@ -166,8 +166,8 @@ fn worlds() -> impl Strategy<Value = World> {
         ];
         sources[3].gate.allow_special_use = true;
         let egress = Egress {
-            rules,
             default,
+            rules,
             ..Egress::default()
         };
         let policy = Policy {
@@ -274,7 +274,7 @@ fn is_in(caller: &str, unit: &str) -> bool {
         "x.service" => {
             let mut components = caller[1..]
                 .split('/')
-                .skip_while(|one| one.ends_with(".slice"));
+                .skip_while(|one| one.strip_suffix(".slice").is_some());
             return components.next() == Some(unit);
         }
         path => path,

@@ -97,18 +97,17 @@ impl CallExplanation {
         } else {
             "is refused"
         };
-        let becomes = match self.question.target {
-            None => format!("ports that these programs reach at {}", self.question.to),
-            Some(_) => {
-                let becomes = if !self.is_refused() {
-                    "passes".to_owned()
-                } else if refused == all {
-                    is_refused.to_owned()
-                } else {
-                    format!("{is_refused} at {refused} of its {all} addresses")
-                };
-                format!("{} {becomes}", self.destination())
-            }
+        let becomes = if self.question.target.is_none() {
+            format!("ports that these programs reach at {}", self.question.to)
+        } else {
+            let becomes = if !self.is_refused() {
+                "passes".to_owned()
+            } else if refused == all {
+                is_refused.to_owned()
+            } else {
+                format!("{is_refused} at {refused} of its {all} addresses")
+            };
+            format!("{} {becomes}", self.destination())
         };
         let mut text = format!(
             "{becomes}; generation {}\nfor {}\n",
@@ -140,7 +139,8 @@ impl CallExplanation {
                 }
             }
             Destination::Name(name) => {
-                if self.listings.is_empty() {
+                // The names of sources are not in the metadata of an earlier build.
+                if self.listings.is_empty() && !self.is_learnt {
                     let hint = self.hint.as_ref();
                     let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
                     notes.push(format!("no rule lists {name}{hint}"));
@@ -155,13 +155,13 @@ impl CallExplanation {
                 "source {source} has no list yet, and at_start = \"pass\": its rules allow every address"
             )
         }));
-        notes.into_iter().map(|note| format!("{note}\n")).collect()
+        lines("", &notes)
     }
 
     fn no_address(&self, name: &str) -> String {
         let mut why = vec!["no resolver has answered one lately"];
         let records = self.egress.observe || self.egress.default_verdict == Verdict::Pass;
-        if self.listings.is_empty() && !records {
+        if self.listings.is_empty() && !self.is_learnt && !records {
             why = vec!["answers for a name that no rule lists are recorded in observe mode only"];
         } else if self.listings.iter().any(|one| one.pattern == name) {
             why.push("no polled list has one");
@@ -194,8 +194,10 @@ impl CallExplanation {
         }
         let failures = self.sources.iter().filter_map(|(name, meta)| {
             let mut listings = self.listings.iter();
-            let is_listing = listings.any(|listing| listing.source == *name);
-            let failure = meta.failure.as_ref().filter(|_| is_listing)?;
+            let is_polled = listings.any(|listing| {
+                listing.source == *name && self.question.to.name() == Some(&listing.pattern)
+            });
+            let failure = meta.failure.as_ref().filter(|_| is_polled)?;
             Some(format!("polling failed: {failure}\n"))
         });
         format!("\n{listings}\n{}", failures.collect::<String>())
@@ -308,9 +310,7 @@ impl CallExplanation {
                 grace.collect::<String>()
             ));
         }
-        let indent = self.indent();
-        let facts = facts.into_iter();
-        facts.map(|fact| format!("{indent}{fact}\n")).collect()
+        lines(self.indent(), &facts)
     }
 
     /// Returns the text about an address in the polled list of a source.
@@ -352,6 +352,15 @@ impl CallExplanation {
         }
         format!("\n{units}\n")
     }
+}
+
+/// Returns texts as lines with an indent.
+fn lines(indent: &str, texts: &[String]) -> String {
+    let mut lines = String::new();
+    for text in texts {
+        lines += &format!("{indent}{text}\n");
+    }
+    lines
 }
 
 /// Returns names with their noun: "rule a", "rules a and b", or "a rule whose name is unknown".
