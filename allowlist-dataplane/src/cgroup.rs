@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,17 @@ impl Cgroup {
             directory,
             id,
         })
+    }
+
+    /// Returns the id of the cgroup with a directory; `None` if there is none.
+    pub(super) fn id_of(directory: &Path) -> Result<Option<u64>> {
+        match fs::metadata(directory) {
+            Ok(metadata) => Ok(Some(metadata.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot read {}", directory.display()))
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use nix::net::if_::if_indextoname;
 
 use super::attach::name_of;
 use super::control_map::PublishedMap;
-use super::egress::pinned_links;
+use super::egress_links::pinned_links;
 use super::link::{filters, interface_of, take_off};
 use super::pins::{EGRESS_LINK, LINK, Pins, is_pinned, other_versions, require_privileges};
 use super::sys::{Access, open_pinned};

@@ -7,31 +7,28 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use allowlist_common::abi::{self, EGRESS_TABLES, EgressControl, EgressSettings};
 use allowlist_policy::UnitPlace;
 use allowlist_policy::compile::{RangeTable, Tables};
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use log::warn;
 
 use super::Dataplane;
 use super::cgroup::Cgroup;
+use super::egress_links::{AttachedLink, EgressFault, attach_one, detach_from};
 use super::egress_maps::EgressMaps;
 use super::egress_units;
 use super::generations::Generations;
-use super::link::take_off;
 use super::name_maps::{LearnedAddress, forget, learned_addresses, restore};
 use super::netlink::Namespace;
 use super::own_process;
-use super::pins::{Pins, is_pinned};
+use super::pins::Pins;
 use super::ranges;
-use super::sys::{Access, link_program_and_cgroup, open_pinned, update_link};
 use crate::error::{Context as _, Result};
 
 /// The object file of the egress policy's programs, embedded into this program.
@@ -39,9 +36,6 @@ const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/all
 
 /// The root of cgroup v2, to which the programs are attached by default.
 const ROOT: &str = "/";
-
-/// The number of programs, each of which is attached to every cgroup.
-pub(super) const PROGRAMS: usize = abi::CONNECT_PROGRAMS.len() + 2;
 
 /// The egress policy of a generation.
 #[derive(Clone)]
@@ -69,9 +63,8 @@ pub(super) struct EgressPolicy {
     maps: Option<EgressMaps>,
     /// The loaded programs; `None` before their first use, and after a detach or a resize of the tables.
     programs: Option<Ebpf>,
-    /// The cgroups to which this process attached the loaded programs; `None` before that, and after a detach or a resize
-    /// of the tables.
-    attached: Option<Vec<PathBuf>>,
+    /// What this process attached; `None` before that, and after a detach or a resize of the tables.
+    attached: Option<AttachedPolicy>,
     /// How this process finds the cgroups of units that are created.
     following: Following,
     /// The id of this process in the initial PID namespace, once it was needed; `None` if the kernel does not tell it.
@@ -79,6 +72,13 @@ pub(super) struct EgressPolicy {
     /// The tables and settings in the active slot; `None` if there is no egress policy, or if this process does not
     /// know which are active.
     published: Option<(Arc<Tables>, EgressSettings)>,
+}
+
+/// The loaded programs, attached to cgroups.
+struct AttachedPolicy {
+    /// The cgroups, as in [`EgressPublication::cgroups`].
+    cgroups: Vec<PathBuf>,
+    links: Vec<AttachedLink>,
 }
 
 /// How a process finds the cgroups of units that are created.
@@ -122,7 +122,8 @@ impl EgressPolicy {
     }
 
     fn is_attached(&self, wanted: &EgressPublication) -> bool {
-        self.attached.as_ref() == Some(&wanted.cgroups)
+        let attached = self.attached.as_ref();
+        attached.is_some_and(|attached| attached.cgroups == wanted.cgroups)
     }
 
     /// Forgets which tables are active, because another slot may have become active.
@@ -165,8 +166,10 @@ impl EgressPolicy {
         };
         maps.write(pins, slot, &publication.tables, &table, &settings)?;
         if !self.is_attached(publication) {
-            self.attach(pins, &publication.cgroups)?;
-            self.attached = Some(publication.cgroups.clone());
+            self.attached = Some(AttachedPolicy {
+                links: self.attach(pins, &publication.cgroups)?,
+                cgroups: publication.cgroups.clone(),
+            });
         }
         self.follow(pins, &publication.units)?;
         let maps = self.maps.as_mut().expect("they were just opened");
@@ -241,15 +244,23 @@ impl EgressPolicy {
         Ok(self.programs.as_mut().expect("it was just loaded"))
     }
 
-    /// Returns whether every map and link of the attached policy is pinned; true if this process attached none.
-    fn is_whole(&self, pins: &Pins) -> Result<bool> {
-        let Some(cgroups) = &self.attached else {
-            return Ok(true);
+    /// Returns why the attached policy may refuse nothing; `None` if its maps and links are as this process left them, or
+    /// if this process attached none.
+    fn fault(&self, pins: &Pins) -> Result<Option<EgressFault>> {
+        let Some(attached) = &self.attached else {
+            return Ok(None);
         };
-        let links = cgroups.len().max(1) * PROGRAMS;
-        Ok(EgressMaps::are_pinned(pins)?
-            && pinned_links(pins.folder())?.len() >= links
-            && (self.following != Following::Programs || egress_units::are_pinned(pins)?))
+        if !EgressMaps::are_pinned(pins)?
+            || self.following == Following::Programs && !egress_units::are_pinned(pins)?
+        {
+            return Ok(Some(EgressFault::Unpinned));
+        }
+        for link in &attached.links {
+            if let Some(fault) = link.fault()? {
+                return Ok(Some(fault));
+            }
+        }
+        Ok(None)
     }
 
     /// Attaches the programs to the cgroups at `paths`, below the root of cgroup v2, and pins the links. Replaces the
@@ -257,7 +268,7 @@ impl EgressPolicy {
     ///
     /// The program that notes queries is attached also if no rule lists a name: a change to observe mode is one store to
     /// the control word, after which it has to run.
-    fn attach(&mut self, pins: &Pins, paths: &[PathBuf]) -> Result<()> {
+    fn attach(&mut self, pins: &Pins, paths: &[PathBuf]) -> Result<Vec<AttachedLink>> {
         let root = [PathBuf::from(ROOT)];
         let paths = if paths.is_empty() { &root } else { paths };
         let cgroups: Vec<Cgroup> = paths
@@ -266,18 +277,24 @@ impl EgressPolicy {
             .collect::<Result<_>>()?;
         let object = self.load(pins)?;
         let _pin_lock = pins.lock_exclusive()?;
+        let mut links = Vec::new();
         for (place, cgroup) in cgroups.iter().enumerate() {
             for (name, program) in object.programs_mut() {
-                attach_one(pins, place, cgroup, name, program).with_context(|| {
+                if !is_of_cgroup(program) {
+                    continue;
+                }
+                let link = attach_one(pins, place, cgroup, name, program);
+                links.push(link.with_context(|| {
                     format!(
                         "cannot attach the program {name} of the egress policy to the cgroup {}",
                         cgroup.path.display()
                     )
-                })?;
+                })?);
             }
         }
         detach_from(pins, cgroups.len())?;
-        Generations::finish_resize(pins, EGRESS_TABLES)
+        Generations::finish_resize(pins, EGRESS_TABLES)?;
+        Ok(links)
     }
 
     /// Detaches the programs from all cgroups. The maps stay, with their counters. The caller holds the lock of the pins.
@@ -347,6 +364,11 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
+/// Returns whether a program is attached to cgroups; the others are attached to tracepoints.
+fn is_of_cgroup(program: &Program) -> bool {
+    matches!(program, Program::CgroupSockAddr(_) | Program::CgroupSkb(_))
+}
+
 /// Loads the object file with separate maps and without pins, for the kernel's verifier only.
 pub(super) fn load_unpinned() -> Result<Ebpf> {
     let mut object = EbpfLoader::new()
@@ -355,80 +377,6 @@ pub(super) fn load_unpinned() -> Result<Ebpf> {
     load_programs(&mut object)?;
     egress_units::load_programs(&mut object)?;
     Ok(object)
-}
-
-fn attach_one(
-    pins: &Pins,
-    place: usize,
-    cgroup: &Cgroup,
-    name: &str,
-    program: &mut Program,
-) -> Result<()> {
-    let pin = pins.map(&link_name(name, place));
-    if is_pinned(&pin)? {
-        let link = open_pinned(&pin, Access::ReadWrite)
-            .with_context(|| format!("cannot open the link {}", pin.display()))?;
-        let (_, id) = link_program_and_cgroup(link.as_fd())?;
-        if id == cgroup.id {
-            return Ok(update_link(link.as_fd(), program.fd()?.as_fd())?);
-        }
-        take_off(&pin)?;
-    }
-    // Links to cgroups always permit other programs; the kernel refuses flags (aya#1078).
-    let mode = CgroupAttachMode::Single;
-    let link: FdLink = match program {
-        Program::CgroupSockAddr(program) => {
-            let id = program.attach(&cgroup.directory, mode)?;
-            program.take_link(id)?.try_into()?
-        }
-        Program::CgroupSkb(program) => {
-            let hook = if name == abi::QUERY_PROGRAM {
-                CgroupSkbAttachType::Egress
-            } else {
-                CgroupSkbAttachType::Ingress
-            };
-            let id = program.attach(&cgroup.directory, hook, mode)?;
-            program.take_link(id)?.try_into()?
-        }
-        _ => return Ok(()),
-    };
-    link.pin(&pin)
-        .with_context(|| format!("cannot pin the link at {}", pin.display()))?;
-    Ok(())
-}
-
-/// Returns the name of the pin of a program's link to the cgroup at the index `place` of the configured cgroups.
-fn link_name(program: &str, place: usize) -> String {
-    format!("{program}_{place}")
-}
-
-/// Returns the paths of all pinned links to cgroups, each with its cgroup's index in the list of configured cgroups.
-pub(super) fn pinned_links(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
-    let what = || format!("cannot list the pin directory {}", folder.display());
-    let mut links = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(what)? {
-        let path = entry.with_context(what)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let place = abi::CONNECT_PROGRAMS
-            .iter()
-            .chain([&abi::RECEIVE_PROGRAM, &abi::QUERY_PROGRAM])
-            .find_map(|program| name.strip_prefix(program)?.strip_prefix('_')?.parse().ok());
-        if let Some(place) = place {
-            links.push((place, path.clone()));
-        }
-    }
-    Ok(links)
-}
-
-/// Detaches the programs from the cgroups with the index `first` or a higher one in the list of configured cgroups, and
-/// removes the pins of the links.
-fn detach_from(pins: &Pins, first: usize) -> Result<()> {
-    for (place, pin) in pinned_links(pins.folder())? {
-        if place >= first {
-            take_off(&pin)?;
-        }
-    }
-    Ok(())
 }
 
 /// Detaches all programs of the egress policy, and removes the pins of their links and maps.
@@ -442,12 +390,11 @@ pub(super) fn remove(pins: &Pins) -> Result<()> {
 }
 
 impl Dataplane {
-    /// Returns whether every map and link of the egress policy is pinned as this process left it.
+    /// Returns why the egress policy may refuse nothing; `None` if its maps and links are as this process left them.
     ///
-    /// If not, and pins were removed, the programs may no longer be attached: [`Self::reopen_egress`] and the next
-    /// publish attach them again.
-    pub fn has_egress_pins(&self) -> Result<bool> {
-        self.egress.is_whole(&self.pins)
+    /// After a fault, [`Self::reopen_egress`] and the next publish attach the programs again.
+    pub fn egress_fault(&self) -> Result<Option<EgressFault>> {
+        self.egress.fault(&self.pins)
     }
 
     /// Forgets the maps and programs of the egress policy, so that the next publish opens or creates them, and attaches

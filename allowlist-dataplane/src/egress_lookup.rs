@@ -24,7 +24,7 @@ use aya::maps::HashMap;
 
 use super::View;
 use super::cgroup::mount_point;
-use super::egress::pinned_links;
+use super::egress_links::pinned_links;
 use super::egress_maps::SETTINGS_WORDS;
 use super::egress_units::{path_of_unit, rows_of_units};
 use super::generations;

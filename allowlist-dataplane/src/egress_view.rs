@@ -12,7 +12,7 @@ use allowlist_common::verdict::Verdict;
 use aya::maps::PerCpuArray;
 
 use super::View;
-use super::egress::{PROGRAMS, pinned_links};
+use super::egress_links::{PROGRAMS, pinned_links};
 use super::name_maps::{LearnedAddress, learned_addresses};
 use super::sys::{Access, link_program_and_cgroup, open_pinned};
 use super::view::sums;

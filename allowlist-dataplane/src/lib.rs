@@ -11,8 +11,9 @@
 //! - `commit_confirm` makes the kernel roll back a change that is not confirmed
 //! - `migrate` replaces the program of another version
 //! - `attach` and `new_link` attach the program to an interface, `tracker` the flow tracker
-//! - `egress` attaches the programs of the egress policy to cgroups (`cgroup`), `egress_maps` has their maps, `egress_units` follows
-//!   the cgroups of units (with offsets from `kernel_types`), `egress_view` reads them
+//! - `egress` loads the programs of the egress policy and writes its tables, `egress_links` attaches the programs to cgroups
+//!   (`cgroup`), `egress_maps` has their maps, `egress_units` follows the cgroups of units (with offsets from
+//!   `kernel_types`), `egress_view` reads them, `egress_lookup` decides on hypothetical calls
 //! - `own_process` returns the daemon's process id for the egress policy
 //! - `flows` resizes the flow table, `tracking` adds flows that are older than the filter, `tracked` lists and cuts flows
 //! - `snapshot` reads and restores the applied state, `detach` detaches
@@ -63,6 +64,7 @@ mod control_state;
 mod counters;
 mod detach;
 mod egress;
+mod egress_links;
 mod egress_lookup;
 mod egress_maps;
 mod egress_units;
@@ -128,6 +130,7 @@ pub use self::clock::kernel_clock;
 pub use self::commit_confirm::PendingConfirm;
 pub use self::detach::detach_all;
 pub use self::egress::EgressPublication;
+pub use self::egress_links::EgressFault;
 pub use self::egress_lookup::{CallingUnit, EgressLookup};
 pub use self::egress_view::EgressCounted;
 pub use self::egress_watch::{EgressWatch, SeenCall, WantedCalls};

@@ -156,18 +156,18 @@ impl Daemon {
         }
     }
 
-    /// Attaches the egress policy again if its pins were removed.
+    /// Attaches the egress policy again if its pins were removed, or another process changed its links.
     async fn restore_egress(&mut self) -> Result<(), CommitError> {
         if self.is_inactive || self.kernel.generation() == 0 {
             return Ok(());
         }
-        let has_pins = self.kernel.run(|dataplane| dataplane.has_egress_pins());
-        if has_pins.await? {
+        let fault = self.kernel.run(|dataplane| dataplane.egress_fault());
+        let Some(fault) = fault.await? else {
             return Ok(());
-        }
+        };
         warn!(
             target: "allowlist::egress-detached",
-            "self-check: pins of the egress policy were removed, so it may have refused nothing; it is published and attached again"
+            "self-check: {fault}, so it may have refused nothing; it is published and attached again"
         );
         let reopened = self.kernel.run(Dataplane::reopen_egress);
         reopened.await?;

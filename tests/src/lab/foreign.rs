@@ -15,6 +15,8 @@ pub enum ForeignProgram {
     Xdp,
     /// A classifier for tcx egress.
     Classifier,
+    /// A program for datagrams by IPv4 from sockets of a cgroup (`sendmsg4`).
+    Send,
 }
 
 #[derive(Default)]
@@ -62,12 +64,14 @@ struct Get {
 pub fn load_foreign(hook: ForeignProgram, verdict: i32) -> io::Result<OwnedFd> {
     const XDP: (u32, u32) = (6, 37);
     const CLASSIFIER: (u32, u32) = (3, 0);
+    const SEND: (u32, u32) = (18, 14);
     // `r0 = verdict`, `exit`
     let code = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95_u64];
     let license = CString::new("GPL")?;
     let (kind, expected_attach_type) = match hook {
         ForeignProgram::Xdp => XDP,
         ForeignProgram::Classifier => CLASSIFIER,
+        ForeignProgram::Send => SEND,
     };
     let mut load = Load {
         kind,

@@ -11,7 +11,6 @@ use anyhow::{Context as _, ensure};
 
 use super::asker::{connect, message, query, socket};
 use super::names::{SOON, answers, rule, start_unpolled};
-use super::*;
 
 /// Two names that a rule lists.
 const NAME: &str = "events.example.com";

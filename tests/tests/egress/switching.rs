@@ -1,9 +1,14 @@
 //! Modes, reloads, commit confirm, the end of the daemon and `detach`.
 
-use allowlist_tests::lab::{Cgroup, Testbed, eventually};
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use allowlist_common::abi::VERSION;
+use allowlist_tests::lab::{
+    Cgroup, ForeignProgram, Testbed, detach_link, eventually, load_foreign, replace_program,
+};
 use allowlist_tests::require_root;
 use nix::sys::signal::Signal;
-use std::time::Duration;
 
 use super::*;
 
@@ -154,6 +159,32 @@ fn removed_pins_are_restored() -> anyhow::Result<()> {
     daemon.wait_for_line("egress-detached", Duration::from_mins(3))?;
     eventually(|| Ok(result(&testbed, &cgroup)? == "EPERM"))?;
     Ok(())
+}
+
+#[test]
+fn changed_links_are_restored() -> anyhow::Result<()> {
+    require_root!();
+    let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
+    let daemon = start(&testbed, &cgroup, PARTNER)?;
+    let folder = testbed.scratch.pin_dir().join(format!("v{VERSION}"));
+    let pin = folder.join("allow_sendmsg4_0");
+    let passing = load_foreign(ForeignProgram::Send, 1)?;
+    let changes: [(&str, &dyn Fn() -> anyhow::Result<()>); 3] = [
+        ("replaced the program", &|| {
+            Ok(replace_program(&pin, passing.as_fd())?)
+        }),
+        ("detached the program", &|| Ok(detach_link(&pin)?)),
+        ("was removed and created again", &|| {
+            std::fs::remove_dir(cgroup.path())?;
+            Ok(std::fs::create_dir(cgroup.path())?)
+        }),
+    ];
+    for (expected, change) in changes {
+        eventually(|| Ok(result(&testbed, &cgroup)? == "EPERM"))?;
+        change()?;
+        daemon.wait_for_line(expected, Duration::from_mins(3))?;
+    }
+    eventually(|| Ok(result(&testbed, &cgroup)? == "EPERM"))
 }
 
 /// Returns the paths of all files below a directory.
