@@ -56,7 +56,7 @@ fn make_accessible(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &["status"],
     &["sources"],
     &["list"],
@@ -64,6 +64,7 @@ const COMMANDS: [&[&str]; 15] = [
     &["log"],
     &["rollback", "--list"],
     &["explain", "192.0.2.1"],
+    &["explain", "--to", "192.0.2.1"],
     &["add", "192.0.2.66", "--service", "web"],
     &["remove", "192.0.2.77"],
     &["mode", "observe"],

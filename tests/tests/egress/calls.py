@@ -71,6 +71,11 @@ def mapped_udp_connect(address, port):
     socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).connect(("::ffff:" + address, port))
 
 
+def ping_connect(address, port):
+    protocol = socket.IPPROTO_ICMPV6 if ":" in address else socket.IPPROTO_ICMP
+    open_socket(address, socket.SOCK_DGRAM, protocol).connect((address, port))
+
+
 def getaddrinfo(name, port):
     socket.getaddrinfo(name, port)
 

@@ -6,6 +6,7 @@ mod asker;
 mod calls;
 mod clients;
 mod dnsmasq;
+mod explaining;
 mod forged;
 mod learning;
 mod names;
