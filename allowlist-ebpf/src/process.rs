@@ -22,7 +22,7 @@ use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 /// Returns the id of the calling process. aya's macro for this type of program would return 0.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp")]
-pub fn allow_process(_ctx: *mut c_void) -> u32 {
+pub extern "C" fn allow_process(_ctx: *mut c_void) -> u32 {
     // SAFETY: has no arguments.
     (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
 }

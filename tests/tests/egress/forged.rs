@@ -16,6 +16,8 @@ use super::names::{SOON, answers, rule, start_unpolled};
 const NAME: &str = "events.example.com";
 const OTHER_NAME: &str = "api.example.com";
 
+/// The bytes of the header up to the number of records. A shorter message is no answer.
+const COUNTED: usize = 8;
 /// The flags of a response to a recursive query.
 const RESPONSE: u16 = 0x8180;
 
@@ -53,7 +55,7 @@ impl Conversation {
     /// Starts the daemon with a rule for both names, and further lines of `[egress]`.
     fn start(settings: &str) -> anyhow::Result<Self> {
         let (testbed, cgroup) = (Testbed::new()?, Cgroup::new()?);
-        let addresses = [OTHER_RESOLVERS[0].0, STRANGERS[0].0].map(|text| text.parse());
+        let addresses = [OTHER_RESOLVERS[0].0, STRANGERS[0].0].map(str::parse);
         let [one, two] = addresses;
         add_addresses(&testbed.peer, "eth0", &[one?, two?])?;
         let resolvers = [RESOLVER, OTHER_RESOLVERS[0], OTHER_RESOLVERS[1]]
@@ -219,9 +221,6 @@ fn answers_from_elsewhere_are_not_believed() -> anyhow::Result<()> {
 #[test]
 fn messages_that_are_cut_off_store_nothing() -> anyhow::Result<()> {
     require_root!();
-    /// The bytes of the header that state the kind of message and the number of its records. A shorter message is no
-    /// answer.
-    const KIND: usize = 8;
     let all = Conversation::start("")?;
     let whole = answer(1, &[address(1)]);
     for length in 0..whole.len() {
@@ -230,7 +229,7 @@ fn messages_that_are_cut_off_store_nothing() -> anyhow::Result<()> {
         assert_eq!(all.connect(address(1))?, "EPERM", "{length} bytes");
     }
     let queries = whole.len() as u64;
-    let malformed = (whole.len() - KIND) as u64;
+    let malformed = (whole.len() - COUNTED) as u64;
     assert_eq!(all.counts()?, [queries, 0, 0, malformed]);
     all.ask(&all.client, 1, NAME)?;
     all.send(&all.resolver, &whole)?;
