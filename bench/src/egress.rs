@@ -279,7 +279,7 @@ fn publish(pins: &Path, cgroup: &Cgroup, load: &Load) -> Result<Dataplane> {
         cgroups: vec![cgroup.below_root().to_owned()],
         units: Vec::new(),
         own_addresses: [IpAddr::V4(Ipv4Addr::LOCALHOST)].into(),
-        process: 0,
+        exempts_publisher: false,
     };
     let mut dataplane = Dataplane::open(pins, None)?;
     dataplane.publish_with_egress(
