@@ -51,15 +51,16 @@ const DESTINATIONS: [(&str, &str, u16, &str, &str); 22] = [
 /// The names that the service may reach, on UDP and TCP port 443.
 const NAMES: [&str; 2] = ["events.example.com", "*.wild.example.net"];
 
-/// A policy with rules for every program and for a service, after a resolver has answered names.
+/// A policy with rules for every program and for a service, after a resolver has answered names. The fields are dropped in
+/// this order: a cgroup cannot be removed before those in it.
 struct Scene {
-    testbed: Testbed,
-    root: Cgroup,
+    _server: Program,
+    daemon: Program,
     /// The name of the service, and its cgroup in `root`.
     service: (String, Cgroup),
     other: Cgroup,
-    daemon: Program,
-    _server: Program,
+    root: Cgroup,
+    testbed: Testbed,
 }
 
 impl Scene {
@@ -90,12 +91,12 @@ impl Scene {
         ];
         resolve(&testbed.host, &service, SERVERS[0], &questions)?;
         Ok(Self {
-            testbed,
-            root,
+            _server: server,
+            daemon,
             service: (name, service),
             other,
-            daemon,
-            _server: server,
+            root,
+            testbed,
         })
     }
 
@@ -347,12 +348,12 @@ fn polled_addresses_are_listed() -> anyhow::Result<()> {
     resolve(&testbed.host, &root, SERVERS[0], &questions)?;
     let other = root.child("other.service")?;
     let scene = Scene {
+        _server: server,
+        daemon,
         service: ("alertd.service".to_owned(), root.child("alertd.service")?),
-        testbed,
         other,
         root,
-        daemon,
-        _server: server,
+        testbed,
     };
     let mut snapshot = Snapshot::new();
     for name in questions {
