@@ -171,7 +171,7 @@ impl Subject {
     fn counts(&self) -> [Count; 2] {
         let mut counts = [Count::default(); 2];
         for program in loaded_programs() {
-            // Another process can remove a program meanwhile.
+            // Another process can remove a program during the iteration.
             let Ok(program) = program else { continue };
             if let Some(place) = self.ids.iter().position(|id| *id == program.id()) {
                 counts[place] = Count::of(&program);

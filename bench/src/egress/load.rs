@@ -1,4 +1,4 @@
-//! The load of measure 6: sockets in the measured cgroup, and their peers outside of it.
+//! The load of measure 6: sockets in the measured cgroup, and their peers outside.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};

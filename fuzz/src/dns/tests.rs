@@ -90,7 +90,7 @@ fn reply() -> impl Strategy<Value = Reply> {
     )
 }
 
-/// A change of a byte: what is stored, or which bits are changed.
+/// A change of a byte: the new value, or the changed bits.
 fn changes() -> impl Strategy<Value = Vec<(Index, u8, bool)>> {
     vec((any::<Index>(), any::<u8>(), any::<bool>()), 1..5)
 }

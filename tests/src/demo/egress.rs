@@ -34,7 +34,7 @@ pub(crate) struct Programs {
     _server: TcpListener,
 }
 
-/// What a program did.
+/// The result of a program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Attempt {
     /// The name of the program's cgroup.
@@ -98,7 +98,7 @@ allow_special_use = true # the address in the demo is one for documentation
         )
     }
 
-    /// Runs the programs one after the other, and returns what each did.
+    /// Runs the programs one after the other, and returns the result of each.
     pub(crate) fn run(&self, host: &Namespace) -> anyhow::Result<Vec<Attempt>> {
         let run = |((unit, _), cgroup): (&(&str, &str), &Cgroup)| {
             let mut command = host.command(std::env::current_exe()?)?;
@@ -134,7 +134,7 @@ pub(crate) fn disagreements(attempts: &[Attempt]) -> Vec<String> {
         .collect()
 }
 
-/// Does what each of the programs does: resolves the name by the server, connects at once, and prints the result as JSON.
+/// The work of each program: resolves the name by the server, connects at once, and prints the result as JSON.
 pub(crate) fn connect_by(server: SocketAddr) -> anyhow::Result<()> {
     let address = resolve(server).with_context(|| format!("cannot resolve {NAME} by {server}"))?;
     let result = match TcpStream::connect((address, PORT)) {

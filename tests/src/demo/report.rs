@@ -78,7 +78,7 @@ pub(crate) fn json(
     writeln!(out)
 }
 
-/// Prints what the programs did that the egress policy judges.
+/// Prints the results of the programs that the egress policy judges.
 pub(crate) fn egress(attempts: Option<&[Attempt]>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let Some(attempts) = attempts else {
@@ -107,7 +107,7 @@ pub(crate) fn egress(attempts: Option<&[Attempt]>) -> io::Result<()> {
 
 #[derive(Serialize)]
 struct Document<'d> {
-    /// What the programs did that the egress policy judges, or null without cgroup v2.
+    /// The results of the programs that the egress policy judges, or null without cgroup v2.
     egress: Option<&'d [Attempt]>,
     packets: Vec<PacketLine>,
     counters: BTreeMap<&'static str, CountersByName>,

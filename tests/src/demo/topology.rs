@@ -101,7 +101,7 @@ impl Topology {
         })
     }
 
-    /// Runs the programs that the egress policy judges, and returns what each did; `None` without cgroup v2.
+    /// Runs the programs that the egress policy judges, and returns the result of each; `None` without cgroup v2.
     pub(crate) fn attempts(&self) -> anyhow::Result<Option<Vec<Attempt>>> {
         let programs = self.programs.as_ref();
         programs

@@ -15,7 +15,7 @@ use super::*;
 const LOCAL: &str = "127.0.0.1:53";
 /// The resolvers of the policy: dnsmasq, and the server that it queries.
 const RESOLVERS: &str = "resolvers = [\"127.0.0.1\", \"198.51.100.2:5300\"]\n";
-/// The configuration of dnsmasq. It prints what it does with each query.
+/// The configuration of dnsmasq. It logs each query.
 const CONFIG: &str = "\
     port=53\n\
     listen-address=127.0.0.1\n\

@@ -1,4 +1,4 @@
-//! `explain --to`: its verdicts are those that programs get, for each destination and unit; and what it prints.
+//! `explain --to`: its verdicts are those that programs get, for each destination and unit; and its output.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -123,7 +123,7 @@ impl Scene {
     fn redacted(&self, text: &str) -> anyhow::Result<String> {
         let left = Regex::new(r"\bin \d+[smhd]\b")?;
         let seconds = Regex::new(r#""seconds_left": \d+"#)?;
-        // The daemon may try again meanwhile.
+        // The daemon may have tried again between both reports.
         let failure = Regex::new(r#"(?m)^polling failed: .*\n|^ *"failure(_code)?": .*\n"#)?;
         let padding = Regex::new(r"(\S) {2,}(\S)")?;
         let (name, path) = (

@@ -23,9 +23,9 @@ const RESPONSE: u16 = 0x8180;
 
 /// The address of the host.
 const HOST: &str = "198.51.100.1";
-/// The resolver that is asked.
+/// The resolver that gets the queries.
 const RESOLVER: (&str, u16) = ("198.51.100.2", 5300);
-/// Endpoints of the peer that are resolvers too, which are not asked.
+/// Endpoints of the peer that are resolvers too, which get no queries.
 const OTHER_RESOLVERS: [(&str, u16); 2] = [("198.51.100.3", 5300), ("198.51.100.2", 5301)];
 /// Endpoints of the peer that are no resolvers.
 const STRANGERS: [(&str, u16); 2] = [("198.51.100.4", 5300), ("198.51.100.2", 5302)];
@@ -139,10 +139,10 @@ fn the_second_answer_to_a_query_is_not_believed() -> anyhow::Result<()> {
 fn answers_that_nobody_asked_for_are_not_believed() -> anyhow::Result<()> {
     require_root!();
     let all = Conversation::start("")?;
-    // To a socket that never asked a resolver.
+    // To a socket that has sent no query.
     all.send(&all.resolver, &answer(1, &[address(1)]))?;
     assert_eq!(all.connect(address(1))?, "EPERM");
-    // To a socket that asked, before the answer to its query.
+    // To a socket with a query, before its answer.
     all.ask(&all.client, 2, NAME)?;
     all.send(&all.resolver, &answer(3, &[address(2)]))?;
     assert_eq!(all.connect(address(2))?, "EPERM");
@@ -154,12 +154,12 @@ fn answers_that_nobody_asked_for_are_not_believed() -> anyhow::Result<()> {
     assert_eq!(all.connect(address(3))?, "EPERM");
     assert_eq!(all.connect(address(4))?, "EPERM");
     assert_eq!(all.counts()?, [2, 0, 0, 0]);
-    // None of these took the place of the answers.
+    // The true answers are still believed.
     all.send(&all.resolver, &answer(2, &[address(5)]))?;
     send(&all.resolver, &other, &answer(4, &[address(6)]))?;
     assert_eq!(all.connect(address(5))?, "ok");
     assert_eq!(all.connect(address(6))?, "ok");
-    // To a socket that asked, after the answer to its query.
+    // To a socket with a query, after its answer.
     all.send(&all.resolver, &answer(5, &[address(7)]))?;
     assert_eq!(all.connect(address(7))?, "EPERM");
     assert_eq!(all.counts()?, [2, 2, 2, 0]);

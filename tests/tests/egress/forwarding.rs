@@ -1,4 +1,4 @@
-//! What a local resolver does to the egress policy by name: it forwards queries, answers from its cache with decreasing
+//! A local resolver in front of the egress policy by name: it forwards queries, answers from its cache with decreasing
 //! times to live, and restarts. The tests of each resolver run these cases.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,7 +38,7 @@ pub(super) fn policy(lines: &str) -> String {
 }
 
 /// Checks the answers of a local resolver to a program of the judged cgroup. The resolver is in a cgroup that is not
-/// judged, so the kernel reads only what the resolver answers to the program.
+/// judged, so the kernel reads only the resolver's answers to the program.
 ///
 /// `start` starts the resolver, which listens at `address`; `cached` is a part of the line that it prints when it answers
 /// for cached.example.com from its cache.
@@ -72,7 +72,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// A program that is not judged asks first, so the judged program gets its answer from the cache.
+/// A program that is not judged sends the query first, so the judged program gets its answer from the cache.
 fn check_cache(program: &Asker, stranger: &Asker) -> anyhow::Result<()> {
     let address = Ipv4Addr::new(192, 0, 2, 3);
     let first = stranger.ask("cached.example.com")?;

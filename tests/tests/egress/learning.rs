@@ -42,7 +42,7 @@ fn learn(testbed: &Testbed, cgroup: &Cgroup, options: &[&str]) -> anyhow::Result
     Ok(lines)
 }
 
-/// Asks for names and sends to their addresses, in two units, one of them with a service that ends.
+/// Resolves names and sends to their addresses, in two units, one of them with a service that ends.
 fn use_names(testbed: &Testbed, batch: &Cgroup, web: &Cgroup) -> anyhow::Result<()> {
     let host = &testbed.host;
     let questions = [
@@ -166,7 +166,7 @@ fn what_was_seen_becomes_rules_that_permit_it() -> anyhow::Result<()> {
     "##]]
     .assert_eq(&text);
 
-    // What is pasted passes in enforce mode, and what is a comment does not.
+    // Calls to pasted destinations pass in enforce mode, and those in comments are refused.
     let pasted = text
         .replace(
             "UNIT",

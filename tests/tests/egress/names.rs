@@ -1,5 +1,5 @@
-//! Rules by name: a program may connect to what a resolver answered for a listed name, at once, and to nothing that a
-//! stranger or a liar answers.
+//! Rules by name: a program may connect to the addresses that a resolver answered for a listed name, at once, and to no
+//! address that a stranger or a liar answers.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -255,7 +255,7 @@ fn lies_open_nothing() -> anyhow::Result<()> {
         stranger,
         &["error.example.com=192.0.2.100"],
     );
-    // The policy refuses the query itself: a stranger is not even asked.
+    // The policy refuses the query itself: the stranger gets none.
     assert!(results.is_err(), "{results:?}");
     Ok(())
 }
@@ -380,7 +380,7 @@ fn addresses_are_refused_after_their_time() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was learnt stays valid over a publish, and its rule decides at the time of the call; a daemon that starts with
+/// Learnt addresses stay valid over a publish, and its rule decides at the time of the call; a daemon that starts with
 /// empty maps takes the addresses from its state directory.
 #[test]
 fn addresses_survive_changes_and_starts() -> anyhow::Result<()> {

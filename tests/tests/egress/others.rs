@@ -1,4 +1,4 @@
-//! What other systems fail their users in, and this one must not: one test for each, with the report of a user.
+//! Failures of other systems that their users reported, and that this one must not have: one test for each.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ fn a_name_is_allowed_on_its_port_only_and_in_containers_too() -> anyhow::Result<
     Ok(())
 }
 
-/// dnsmasq's `nftset` adds whatever address is answered, private ones included, for every program of the host, and the
+/// dnsmasq's `nftset` adds each answered address, private ones included, for every program of the host, and the
 /// entries stay until the set has a timeout of its own.
 #[test]
 fn an_answer_opens_nothing_private_and_only_for_its_units_and_its_time() -> anyhow::Result<()> {

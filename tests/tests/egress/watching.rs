@@ -50,7 +50,7 @@ fn call_while_stopped(
     watch.signal(Signal::SIGCONT)
 }
 
-/// Waits until a watch has ended by itself, and returns its output.
+/// Waits until a watch has ended without a signal, and returns its output.
 fn ended(mut watch: Program) -> anyhow::Result<String> {
     ensure!(watch.wait(SOON)?.success(), "{}", watch.output());
     Ok(watch.stdout())

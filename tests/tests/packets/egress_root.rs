@@ -81,7 +81,7 @@ fn judge_all() -> anyhow::Result<()> {
     })?;
     assert_eq!(connect(ANSWERED), Some(libc::ENETUNREACH));
 
-    // Another process replaces the programs in the links, as an upgrade does, and keeps what was learnt.
+    // Another process replaces the programs in the links, as an upgrade does, and keeps the learnt addresses.
     let dataplane = publish(scratch.pin_dir(), resolver)?;
     is_judged();
     assert_eq!(connect(ANSWERED), Some(libc::ENETUNREACH));
