@@ -26,7 +26,7 @@ use initramfs::Archive;
 use machine::{Machine, QEMU};
 
 /// Tests, each as a part of its name, that do not run in the emulated machine, with the reason.
-const EXCLUDED: [(&str, &str); 6] = [
+const EXCLUDED: [(&str, &str); 7] = [
     ("a_million_prefixes_fit", "needs gigabytes of memory"),
     (
         "the_kernel_decides_each_row_in_two_buffers",
@@ -35,6 +35,7 @@ const EXCLUDED: [(&str, &str); 6] = [
     ("oracle::", "needs `nft`, which the machine does not have"),
     ("under_load::", "needs processors that are not emulated"),
     ("by_the_logic_alone", "needs no kernel"),
+    ("with_a_long_history", "needs no kernel"),
     ("each_planted_fault_is_found", "needs no kernel"),
 ];
 
