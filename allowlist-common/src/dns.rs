@@ -5,8 +5,9 @@
 //! [`Sink`] takes the addresses. The reader allocates nothing, follows no compression pointer, and reads each byte at
 //! most twice. It is strict: a message that deviates from the format is not believed.
 //!
-//! An answer is believed only if it repeats a question that was noted when it was asked; its addresses are those of the
-//! whole answer section, because a resolver puts the records of the aliases (CNAME) of a name there, and nothing else.
+//! An answer is believed only if it repeats a question that was noted when the query was sent; its addresses are those
+//! of the whole answer section, because a resolver puts the records of the aliases (CNAME) of a name there, and nothing
+//! else.
 
 mod name;
 

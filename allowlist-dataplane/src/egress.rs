@@ -3,7 +3,7 @@
 //!
 //! The programs and maps are an object of their own, which is loaded with the first policy that has an egress policy, so
 //! a host without one has neither. Invariant: the tables of a slot are written before a control word names the slot and
-//! has an egress policy; without such a word, every call passes, whatever is attached.
+//! has an egress policy; without such a word, every call passes, even with programs attached.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -63,11 +63,12 @@ pub(super) struct EgressPolicy {
     maps: Option<EgressMaps>,
     /// The loaded programs; `None` before their first use, and after a detach or a resize of the tables.
     programs: Option<Ebpf>,
-    /// What this process attached; `None` before that, and after a detach or a resize of the tables.
+    /// The links that this process attached, with their cgroups; `None` before that, and after a detach or a resize
+    /// of the tables.
     attached: Option<AttachedPolicy>,
     /// How this process finds the cgroups of units that are created.
     following: Following,
-    /// The id of this process in the initial PID namespace, once it was needed; `None` if the kernel does not tell it.
+    /// The id of this process in the initial PID namespace, once needed; `None` if the kernel does not report it.
     process: OnceLock<Option<u32>>,
     /// The tables and settings in the active slot; `None` if there is no egress policy, or if this process does not
     /// know which are active.

@@ -70,7 +70,7 @@ impl Display for EgressFault {
 }
 
 impl AttachedLink {
-    /// Compares the link with the kernel's state of it; `None` if both agree, or if the cgroup is gone.
+    /// Compares the link with its state in the kernel; `None` if both agree, or if the cgroup is gone.
     pub(super) fn fault(&self) -> Result<Option<EgressFault>> {
         let what = || format!("cannot read the BPF link {}", self.pin.display());
         let link = match open_pinned(&self.pin, Access::ReadWrite) {

@@ -1,7 +1,7 @@
 //! Reads the tables of the active egress policy for decisions on hypothetical calls, from the pinned maps and without a
 //! daemon. Read-only.
 //!
-//! Invariant: all tables of one [`EgressLookup`] are of one generation, even if another generation is published meanwhile.
+//! Invariant: all tables of one [`EgressLookup`] are of one generation, even if another is published during the read.
 //! Addresses of names and of this host have no generation: they are those of one moment.
 
 use std::collections::BTreeSet;
@@ -50,9 +50,9 @@ pub struct EgressLookup {
     /// The names for which each address was answered, each with the time until which it is valid.
     learned: NamesByAddress,
     ids: LearnedIds,
-    /// The name that was asked for, as the rules list it; `None` without a name, or if no rule lists it.
+    /// The requested name, as the rules list it; `None` without a name, or if no rule lists it.
     listed: Option<ListedName>,
-    /// The addresses that were answered for the name that was asked for, if no rule lists it.
+    /// The addresses that were answered for the requested name, if no rule lists it.
     unlisted: Vec<IpAddr>,
     /// The ids of the cgroups to which the programs are attached.
     attached: BTreeSet<u64>,
@@ -72,7 +72,7 @@ pub struct CallingUnit {
 
 impl View {
     /// Reads the tables of the active egress policy; `None` if no egress policy is active. `name` is the name whose
-    /// addresses are asked for, in lower case.
+    /// addresses are requested, in lower case.
     pub fn egress_lookup(&self, name: Option<&str>) -> Result<Option<EgressLookup>> {
         for _ in 0..ATTEMPTS {
             let control = self.control()?;
@@ -214,12 +214,12 @@ impl EgressLookup {
             .collect()
     }
 
-    /// Returns the id under which answers for the name that was asked for are stored; 0 if no rule lists the name.
+    /// Returns the id under which answers for the requested name are stored; 0 if no rule lists the name.
     pub fn listed(&self) -> u32 {
         self.listed.map_or(0, |listed| listed.id)
     }
 
-    /// Returns the addresses that were answered for the name that was asked for, if no rule lists it; such answers are
+    /// Returns the addresses that were answered for the requested name, if no rule lists it; such answers are
     /// recorded in observe mode and with the default verdict pass only.
     pub fn unlisted(&self) -> &[IpAddr] {
         &self.unlisted

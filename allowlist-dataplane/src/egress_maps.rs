@@ -107,7 +107,7 @@ impl EgressMaps {
         self.process.all().store(1, 0);
     }
 
-    /// Sets the addresses of this host, calls to which pass. Adds first, so that no address is missing meanwhile.
+    /// Sets the addresses of this host, calls to which pass. Adds first, so no address is missing during the update.
     pub(super) fn set_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<()> {
         let what = || format!("cannot update the map {OWN_ADDRESSES}");
         let wanted: BTreeSet<[u64; 2]> = addresses

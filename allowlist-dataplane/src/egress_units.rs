@@ -3,8 +3,8 @@
 //!
 //! Invariant: a unit's cgroup has a row in every slot that names the unit, before a process in the cgroup is judged by
 //! the slot. The names of a slot are written first, then the programs are attached, and then the existing cgroups are
-//! searched: so a cgroup that is created meanwhile is found by the program or by the search. The refresh each second
-//! repairs what a program missed.
+//! searched: so a cgroup that is created during these steps is found by the program or by the search. The refresh each
+//! second repairs the rows of cgroups that a program missed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -137,7 +137,7 @@ impl UnitMaps {
         texts_in(&self.texts)
     }
 
-    /// Returns the rows of cgroups. Those that a program removes meanwhile may be left out.
+    /// Returns the rows of cgroups. Rows that a program removes during the iteration may be left out.
     fn cgroups(&self) -> Result<BTreeMap<UnitKey, u32>> {
         // A program may remove the key whose successor is requested. The iteration then starts again, so it is bounded.
         const MAX_KEYS: usize = 1 << 14;
@@ -179,7 +179,7 @@ pub(super) fn rows_of_units(pins: &Pins, slot: u32) -> Result<UnitRowsByText> {
     Ok(texts.map(|(text, row)| (text, UnitRow(row))).collect())
 }
 
-/// Adds the rows of the cgroups that exist to `found`. Cgroups that are removed meanwhile may be left out.
+/// Adds the rows of the cgroups that exist to `found`. Cgroups that are removed during the search may be left out.
 fn search(texts: &BTreeMap<u32, Texts>, found: &mut BTreeMap<UnitKey, u32>) -> Result<()> {
     let mut add = |text: &str, cgroup: u64| {
         for (&slot, units) in texts {
@@ -256,7 +256,7 @@ fn program<'o>(object: &'o mut Ebpf, name: &str) -> Result<&'o mut RawTracePoint
     Ok(program.try_into()?)
 }
 
-/// Attaches the programs that follow cgroups, and pins their links in place of those of an earlier process. `load` loads
+/// Attaches the programs that follow cgroups, and pins their links in place of an earlier process's links. `load` loads
 /// the object with load-time constants, and does not load its programs.
 ///
 /// # Errors

@@ -7,7 +7,7 @@
 //! - this file makes or adopts the maps, and loads programs
 //! - `publish` switches from one generation to the next; `tables` writes the slots, `control_state` has the control word
 //!   and its fallback, `interface_slots` the records of the interfaces, `counters` the counters
-//! - `apply` applies a write as a whole: publishes, attaches, and goes back if a step fails
+//! - `apply` applies a write as a whole: publishes, attaches, and rolls back if a step fails
 //! - `commit_confirm` makes the kernel roll back a change that is not confirmed
 //! - `migrate` replaces the program of another version
 //! - `attach` and `new_link` attach the program to an interface, `tracker` the flow tracker

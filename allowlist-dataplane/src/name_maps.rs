@@ -140,7 +140,7 @@ pub(super) fn learned_names(pins: &Pins) -> Result<NamesByAddress> {
     for name in [LEARNED, LEARNED_BELOW] {
         let what = || format!("cannot read the map {name}");
         let map: HashMap<_, [u64; 2], LearnedNames> = pins.open_map(name)?.try_into()?;
-        // The kernel programs change the map meanwhile, so that a key may be read twice.
+        // The kernel programs change the map during the iteration, so that a key may be read twice.
         let entries: BTreeMap<_, _> = map.iter().collect::<Result<_, _>>().with_context(what)?;
         for (key, names) in entries {
             let names = names.entries.map(|word| {

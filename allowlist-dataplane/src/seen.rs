@@ -1,4 +1,4 @@
-//! Reads the destinations that programs used and that no rule allows, with the names that were asked for before, from the
+//! Reads the destinations that programs used and that no rule allows, with the names that were queried before, from the
 //! maps that the programs of the egress policy fill. Needs no daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,7 +123,7 @@ impl View {
     }
 }
 
-/// The names for which an address was answered, with the cgroup of the socket that asked.
+/// The names for which an address was answered, with the cgroup of the socket that sent the query.
 type AnsweredNames = BTreeMap<[u64; 2], BTreeSet<(u64, String)>>;
 
 /// Returns the names for which an address was answered to a cgroup, or if there are none, to any other.
@@ -169,7 +169,7 @@ fn listed(pins: &Pins) -> Result<BTreeMap<[u64; 2], BTreeSet<u32>>> {
     Ok(ids)
 }
 
-/// Returns the entries of a map. The kernel programs change it meanwhile, so that a key may be read twice.
+/// Returns the entries of a map. The kernel programs change it during the iteration, so that a key may be read twice.
 fn entries<K: aya::Pod + Ord, V: aya::Pod>(pins: &Pins, name: &str) -> Result<BTreeMap<K, V>> {
     let map: HashMap<_, K, V> = pins.open_map(name)?.try_into()?;
     let entries = map.iter().collect::<Result<_, _>>();

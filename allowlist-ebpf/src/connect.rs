@@ -128,8 +128,8 @@ fn judge(ctx: &SockAddrContext, destination: Address, is_connect: bool) -> i32 {
 
 /// Returns `call`.
 ///
-/// VERIFIER: makes the verifier forget what it knows of the call by the path that led here, so that it verifies what
-/// follows once, and not once per path. `time` is a number that it does not know.
+/// VERIFIER: makes the verifier forget the values of the call that it knows from the path that led here, so that it
+/// verifies the code that follows once, and not once per path. `time` is a number that it does not know.
 #[inline(always)]
 fn unknown(call: PackedCall, time: u64) -> PackedCall {
     let [high, low] = call.destination;

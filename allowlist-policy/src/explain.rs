@@ -35,14 +35,14 @@ use crate::policy::Ports;
 pub struct Question {
     /// The source address of the packet.
     pub address: IpAddr,
-    /// The target of the packet; `None` to ask about all targets.
+    /// The target of the packet; `None` for all targets.
     pub target: Option<Target>,
-    /// The interface on which the packet arrives; `None` to ask about all filtered interfaces.
+    /// The interface on which the packet arrives; `None` for all filtered interfaces.
     pub interface: Option<String>,
 }
 
 impl Question {
-    /// Returns the path and query of the API request that asks the daemon this question.
+    /// Returns the path and query of the API request that sends this question to the daemon.
     pub fn query(&self) -> String {
         let mut query = format!("explain?address={}", self.address);
         if let Some(target) = self.target {
@@ -153,7 +153,7 @@ impl Target {
 impl FromStr for Target {
     type Err = String;
 
-    /// Parses a target such as `tcp/443`. The error is text for the user that says what to write instead.
+    /// Parses a target such as `tcp/443`. The error is text for the user that states the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "other" {
             return Ok(Self::Other);
@@ -223,7 +223,7 @@ impl FromStr for Typed {
 
     /// Parses an IP address, which may be in brackets, with an optional interface name after `%`: `fe80::1%eth0`.
     ///
-    /// Converts an IPv4-mapped IPv6 address to IPv4. The error is text for the user that says what to write instead.
+    /// Converts an IPv4-mapped IPv6 address to IPv4. The error is text for the user that states the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         let (address, zone) = match text.split_once('%') {
             Some((address, zone)) if !zone.is_empty() => (address, Some(zone.to_owned())),

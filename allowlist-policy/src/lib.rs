@@ -1,11 +1,11 @@
 //! Services, sources and rules of allowlist, and their meaning for a packet.
 //!
-//! - [`Policy`], [`Source`], [`Format`] and the other types of the root are what a configuration defines
+//! - [`Policy`], [`Source`], [`Format`] and the other types of the root are the contents of a configuration
 //! - [`compile`] makes the tables of a generation from a policy and the lists of its sources
 //! - [`explain`] gives the verdict of compiled tables for a packet, [`lockout`] refuses a change that would cut a login
 //! - [`difference`] compares lists
 //! - [`error_code`] has the stable identifiers of errors, [`hints`] the suggestions in messages, and [`text`] escapes
-//!   text of others
+//!   foreign text
 //!
 //! Pure: uses neither files, the network, the clock nor the kernel.
 //!

@@ -67,7 +67,7 @@ pub struct Service {
     pub allow: Vec<String>,
 }
 
-/// One entry of a service's `ports`: what the service covers.
+/// One entry of a service's `ports`: the ports or protocols that the service covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
     /// A range of TCP ports: `"tcp/443"` or `"tcp/8443-8450"`.
@@ -95,7 +95,7 @@ pub enum Mode {
     Observe,
 }
 
-/// The setting `at_start`: what a start does while a source has no list yet.
+/// The setting `at_start`: the behaviour of a start while a source has no list yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AtStart {
@@ -315,7 +315,7 @@ impl Ports {
         }
     }
 
-    /// Returns whether this entry covers packets of the IP protocol `protocol`, at least some of them.
+    /// Returns whether this entry covers at least some packets of the IP protocol `protocol`.
     pub const fn is_of(&self, protocol: u8) -> bool {
         match (self, self.protocol()) {
             (_, Some(number)) => number == protocol,
@@ -328,7 +328,7 @@ impl Ports {
 impl FromStr for Ports {
     type Err = String;
 
-    /// Parses an entry of `ports`, such as `tcp/443`. The error is text for the user that says what to write instead.
+    /// Parses an entry of `ports`, such as `tcp/443`. The error is text for the user that states the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "icmp" => return Ok(Self::Icmp),

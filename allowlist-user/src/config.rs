@@ -65,7 +65,7 @@ pub struct Config {
     pub history_bytes: u64,
     /// The maximum size of the audit log on disk, in bytes; beyond it, the oldest records are removed.
     pub log_bytes: u64,
-    /// What a start does while a source has no list.
+    /// The behaviour of a start while a source has no list.
     pub at_start: AtStart,
     /// The name of the group whose members may use the control socket, besides root; `None` for root alone.
     pub control_group: Option<String>,

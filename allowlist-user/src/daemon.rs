@@ -268,7 +268,7 @@ impl Daemon {
                     self.handle_timers().await;
                     self.update_meta().await;
                     self.store.catch_up_journal();
-                    // The kernel's clock decides, also if this process was stopped meanwhile.
+                    // The kernel's clock decides, also if this process was stopped for some time.
                     if self.is_too_late().await {
                         self.roll_back_unconfirmed().await?;
                         self.publish_status();

@@ -230,7 +230,7 @@ impl GenerationMeta {
         }
     }
 
-    /// Returns the services that allow one of these sources, sorted by name.
+    /// Returns the services that allow one of `sources`, sorted by name.
     pub fn services_of(&self, sources: &[String]) -> Vec<String> {
         self.services
             .iter()

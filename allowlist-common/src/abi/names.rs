@@ -1,10 +1,11 @@
 //! The maps by which the egress policy allows the addresses of names: the kernel programs read the answers that this
 //! host's resolvers give to its programs, and store the addresses before a program can use them.
 //!
-//! Three steps: a query for a listed name is noted ([`QUERIES`]) if its socket asked a resolver ([`ASKERS`]); the answer
-//! to it is read, and its addresses are stored with the id of the listed name and the time until which they are valid
-//! ([`LEARNED`], [`LEARNED_BELOW`]); a call to an address is allowed if the tables of the active generation allow one of
-//! its names ([`NAME_GRANTS`]). Ids of names keep their meaning over generations, so what was learnt stays valid.
+//! Three steps: a query for a listed name is noted ([`QUERIES`]) if its socket sent or connected to a resolver
+//! ([`ASKERS`]); the answer to it is read, and its addresses are stored with the id of the listed name and the time
+//! until which they are valid ([`LEARNED`], [`LEARNED_BELOW`]); a call to an address is allowed if the tables of the
+//! active generation allow one of its names ([`NAME_GRANTS`]). Ids of names keep their meaning over generations, so
+//! learnt addresses stay valid.
 
 use crate::dns::NameKey;
 use crate::volatile::{VolatileRef, field};

@@ -1,8 +1,8 @@
 //! The maps from which `allowlist learn` proposes rules: the destinations that programs used and that no rule allows, and
-//! the names that programs asked for before.
+//! the names that programs queried before.
 //!
 //! Both only describe. No program reads them for a decision, so a lie in an answer, or an eviction, changes a proposal and
-//! never a verdict. They keep what was seen since they were created, over generations and over starts of the daemon.
+//! never a verdict. Entries are kept from the creation of the maps on, over generations and over starts of the daemon.
 
 use crate::egress::Call;
 use crate::packet::{SCTP, TCP, UDP};
@@ -69,16 +69,16 @@ pub struct SeenCalls {
     /// The number of calls by kind, indexed by the number of the [`Call`].
     pub calls: [u64; Call::ALL.len()],
     /// The ids of the cgroup's outer cgroups and of itself, from the first level below the root; 0 for a level below
-    /// it. They tell the slice of a program after its own cgroup was removed.
+    /// it. They identify the slice of a program after its own cgroup was removed.
     pub levels: [u64; SEEN_LEVELS],
 }
 
-/// The key of [`ANSWERED`]: which socket's cgroup asked, an address, and the name.
+/// The key of [`ANSWERED`]: the cgroup of the socket that sent the query, an address, and the name.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(C)]
 pub struct AnsweredKey {
-    /// The id of the cgroup of the socket that asked: that of the program, or that of a local resolver.
+    /// The id of the cgroup of the socket that sent the query: that of the program, or that of a local resolver.
     pub cgroup: u64,
     /// The address, as [`crate::egress::address_key`] returns it.
     pub address: [u64; 2],

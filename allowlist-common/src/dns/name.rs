@@ -22,7 +22,7 @@ pub struct NameKey {
     pub data: [u8; DATA],
 }
 
-/// What a name in the configuration stands for.
+/// The names that a name in the configuration covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WildcardKey {
     /// The name itself.
@@ -67,8 +67,8 @@ const fn bits(length: u32) -> u32 {
     (1 + length + 1) * u8::BITS
 }
 
-/// A question that a program asked a resolver: an entry of [`crate::abi::QUERIES`], and of [`crate::abi::ANSWERED`] if no
-/// rule lists its name.
+/// A question that a program sent to a resolver: an entry of [`crate::abi::QUERIES`], and of [`crate::abi::ANSWERED`]
+/// if no rule lists its name.
 ///
 /// VERIFIER: the text is written in place, from a loop of the helper `bpf_loop`, so indexes are masked.
 #[cfg_attr(feature = "aya", derive(bytemuck::Pod, bytemuck::Zeroable))]

@@ -342,7 +342,7 @@ fn addresses_of_answers_are_taken() {
     }
 }
 
-/// What follows the answer section, such as EDNS options, has no effect.
+/// Data after the answer section, such as EDNS options, has no effect.
 #[test]
 fn other_sections_are_ignored() {
     let mut whole = message(RESPONSE, &name("www.example.com"), A, &[a(60, "192.0.2.1")]);

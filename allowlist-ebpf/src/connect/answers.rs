@@ -1,9 +1,9 @@
 //! Learns the addresses of listed names: notes the queries that programs send to resolvers, and stores the addresses of
-//! the answers before the program that asked can read them. For proposals of rules, other names are noted too; their
-//! addresses go to a map of their own, which allows nothing.
+//! the answers before the program that sent the query can read them. For proposals of rules, other names are noted too;
+//! their addresses go to a map of their own, which allows nothing.
 //!
-//! An answer is believed if it comes from a resolver to the socket that asked it, with the id and the question of a
-//! noted query; each query is believed one answer. `allowlist_common::dns` reads the messages.
+//! An answer is believed if it comes from a resolver to the socket of a noted query, with the id and the question of
+//! the query; one answer is believed per query. `allowlist_common::dns` reads the messages.
 
 use core::ffi::c_void;
 
@@ -82,7 +82,7 @@ impl Repeat for Loop {
         extern "C" fn step<S: Step>(index: u32, state: *mut S) -> i64 {
             // SAFETY: the kernel passes the pointer that `repeat` gave it, which is valid during the call.
             let continues = unsafe { (*state).step(index) };
-            // VERIFIER: the result must be 0 or 1, and the compiler forgets to say so of a boolean in memory.
+            // VERIFIER: the result must be 0 or 1, and the compiler emits no such bound for a boolean in memory.
             i64::from(opaque(u32::from(!continues)) & 1)
         }
         let step: extern "C" fn(u32, *mut S) -> i64 = step::<S>;
@@ -149,7 +149,7 @@ fn note(ctx: &SkBuffContext) -> Option<()> {
     // CPU, so that memory of the CPU would not be this packet's alone, and the stack is too small.
     QUERIES.insert(key, &NO_QUESTION, 0).ok()?;
     let noted = QUERIES.get_ptr_mut(key)?;
-    // SAFETY: an entry for this socket and id, which nobody reads before the answer.
+    // SAFETY: an entry for this socket and id, which no program reads before the answer.
     let noted = unsafe { &mut *noted };
     let is_read = read_question(&message, noted).is_some();
     let listed = if is_read {
@@ -189,7 +189,7 @@ pub(crate) fn read(ctx: &SkBuffContext, datagram: &Datagram, resolvers: Resolver
     let header = dns::header(&message)?;
     let key = key(ctx, datagram, header.id);
     let noted = QUERIES.get_ptr(key)?;
-    // SAFETY: nobody changes the entry after it was noted; the kernel keeps it while the program runs.
+    // SAFETY: the entry does not change after it was noted; the kernel keeps it while the program runs.
     let noted = unsafe { &*noted };
     // SAFETY: the context is this program's.
     let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
@@ -239,7 +239,7 @@ fn read_noted(
 struct Store<'a> {
     /// The question, with the listed name that it matched.
     noted: &'a Noted,
-    /// The cgroup of the socket that asked.
+    /// The cgroup of the socket that sent the query.
     cgroup: u64,
     now: u64,
     /// The time for which an address is valid at least, in nanoseconds.

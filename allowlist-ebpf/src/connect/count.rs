@@ -51,7 +51,7 @@ fn count_rules(rules: u32, verdict: Verdict, now: u64) {
     }
 }
 
-/// Counts a query, an answer or an address of it.
+/// Counts a query, an answer, or an address in an answer.
 #[inline(always)]
 pub(crate) fn answers(count: AnswerCount) {
     if let Some(counters) = ANSWER_COUNTERS.get_ptr_mut(0) {

@@ -54,7 +54,7 @@ fn emit_before(until: u64, high: u64, low: u64, properties: u64, ids: u64) {
         ids,
     }
     .describe(event);
-    // SAFETY: none of them has pointer arguments.
+    // SAFETY: none of the helpers has pointer arguments.
     let (process, user) = unsafe {
         event.cgroup = bpf_get_current_cgroup_id();
         (bpf_get_current_pid_tgid(), bpf_get_current_uid_gid())

@@ -36,7 +36,7 @@ const MAX_RECEIVED: usize = 1 << 14;
 /// The maximum number of cgroups of units, in all slots together. With more, a publish of an egress policy fails, and the
 /// cgroups of new units have no rows.
 const MAX_UNITS: usize = 4096;
-/// The number of entries for sockets that asked a resolver; more evict the least recently used entry.
+/// The number of entries for sockets that sent or connected to a resolver; more evict the least recently used entry.
 const MAX_ASKERS: usize = 1 << 13;
 /// The number of queries without an answer that are noted; more evict the least recently used one.
 const MAX_QUERIES: usize = 1 << 12;
@@ -225,7 +225,7 @@ impl<'a> Caller<'a> {
 /// The rows of a calling program's units, as one integer, so that a function of its own can return it.
 ///
 /// The lower half is the [`UnitRow`] of the deepest of the caller's cgroups that a rule names by its path; 0, the row of
-/// all other programs, if none does. The upper half is that of a cgroup inside of it that a rule names by name; 0 if
+/// all other programs, if none does. The upper half is that of a cgroup inside it that a rule names by name; 0 if
 /// none does.
 #[derive(Clone, Copy)]
 struct Rows(u64);

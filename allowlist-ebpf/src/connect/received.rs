@@ -1,5 +1,6 @@
-//! Reads what the sockets of the cgroup receive: records from whom unconnected UDP sockets have received, so that their
-//! replies pass (the egress policy concerns what this host's programs initiate), and reads the answers of resolvers.
+//! Reads the packets to the sockets of the cgroup: records the peers from which unconnected UDP sockets have received,
+//! so that replies pass (the egress policy concerns traffic that this host's programs initiate), and reads the answers
+//! of resolvers.
 //!
 //! Runs for every packet to a socket of the cgroup; most end at the test for UDP.
 

@@ -1,5 +1,5 @@
 //! Records, for `allowlist learn`, the destinations that programs used and that no rule allows, and the names that they
-//! asked for before.
+//! queried before.
 //!
 //! Only describes: no decision depends on it.
 

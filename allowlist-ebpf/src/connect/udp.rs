@@ -40,7 +40,7 @@ pub(crate) fn read(ctx: &SkBuffContext, remote: Remote) -> Option<Datagram> {
     }
 }
 
-/// What the linear part of a packet says about it.
+/// The result of reading the linear part of a packet.
 enum Linear {
     /// A UDP packet, without IPv4 options or IPv6 extension headers.
     Udp(Datagram),

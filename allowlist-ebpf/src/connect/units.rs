@@ -26,7 +26,7 @@ static UNIT_TEXTS: HashMap<UnitText, u32, MAX_TEXTS, { BPF_F_NO_PREALLOC as usiz
 #[btf_map]
 static UNIT_SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// What is too large for the stack.
+/// The buffers that are too large for the stack.
 #[repr(C)]
 struct Scratch {
     /// The key of a lookup.
@@ -92,7 +92,7 @@ fn record(ctx: &RawTracePointContext) -> Option<()> {
 #[inline(always)]
 fn record_text(scratch: *mut Scratch, cgroup: u64) {
     for slot in 0..SLOTS {
-        // SAFETY: this CPU's value of the map, which no other program changes meanwhile.
+        // SAFETY: this CPU's value of the map, which no other program changes while this one runs.
         let text = unsafe {
             (&raw mut (*scratch).key.slot).write_volatile(slot.into());
             &(*scratch).key

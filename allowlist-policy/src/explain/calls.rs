@@ -1,8 +1,8 @@
 //! The verdicts for hypothetical calls of this host's programs, by the tables of an egress policy: those of the kernel, or
 //! compiled ones. Pure.
 //!
-//! `allowlist_common::egress` decides, as in the kernel. What a hypothetical call does not have counts as absent: it is
-//! not the daemon's, and its socket is not bound to a port and has received nothing.
+//! `allowlist_common::egress` decides, as in the kernel. Properties that a hypothetical call lacks count as absent: the
+//! call is not the daemon's, and its socket is not bound to a port and has received nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -41,7 +41,7 @@ pub struct CallerRows {
     /// The row of the innermost of the caller's cgroups that a rule names by its path; 0, the row of all other programs,
     /// if there is none.
     by_path: usize,
-    /// The row of a unit inside of it that a rule names by name; `None` if there is none.
+    /// The row of a unit inside it that a rule names by name; `None` if there is none.
     by_name: Option<usize>,
 }
 

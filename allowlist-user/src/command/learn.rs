@@ -8,7 +8,7 @@ use super::{print, print_json};
 use crate::cli::{Learn, Paths};
 use crate::report::{LearnFilter, Proposal, Report as _};
 
-/// Prints the proposal, or removes what was seen.
+/// Prints the proposal, or removes the recorded destinations and names.
 pub(super) fn learn(paths: &Paths, options: Learn) -> Result<()> {
     require_privileges()?;
     if options.forget {

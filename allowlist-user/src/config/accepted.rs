@@ -1,11 +1,11 @@
-//! The forms in which a configuration accepts what was observed in the kernel, for proposals of rules.
+//! The forms in which a configuration accepts names and units observed in the kernel, for proposals of rules.
 
 use allowlist_policy::UnitPlace;
 
 use super::egress::{check_unit, is_transient};
 use super::sources::check_host;
 
-/// Returns a host name in lower case, without a final dot. The error is text for the user that says what to write instead.
+/// Returns a host name in lower case, without a final dot. The error is text for the user that states the remedy.
 pub fn parse_host_name(text: &str) -> Result<String, String> {
     check_host(text)
 }

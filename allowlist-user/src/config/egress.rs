@@ -239,7 +239,7 @@ fn check_cgroup(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the name of a unit, or the path of a cgroup. The error is text for the user that says what to write instead.
+/// Checks the name of a unit, or the path of a cgroup. The error is text for the user that states the remedy.
 pub fn check_unit(text: &str) -> Result<(), String> {
     check_unit_form(text)?;
     let place = UnitPlace::of(text);

@@ -324,7 +324,7 @@ fn wildcard_of<'s>(source: &'s Source, name: &str) -> Option<&'s str> {
     }
 }
 
-/// Returns the names of the tables under `[sources]`, also of those with mistakes.
+/// Returns the names of the tables under `[sources]`, including tables with mistakes.
 pub(super) fn defined_sources<'d>(root: &Table<'d>) -> Vec<&'d str> {
     let sources = root
         .get("sources")

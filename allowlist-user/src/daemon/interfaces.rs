@@ -73,7 +73,7 @@ impl Interfaces {
         }
     }
 
-    /// Logs each of these interfaces that does not exist, once.
+    /// Logs each configured interface that does not exist, once.
     pub(super) fn warn_missing(&mut self, configured: &[String]) {
         self.lost.retain(|name, _| configured.contains(name));
         for name in absent(configured) {

@@ -168,8 +168,8 @@ fn valid(file: &File, names: &[String], now: Timestamp, clock: Duration) -> Vec<
 mod tests {
     use super::*;
 
-    /// What is valid survives a start of the system, after which the kernel's clock begins again; what is not listed or
-    /// not valid any more does not.
+    /// Valid addresses survive a start of the system, after which the kernel's clock begins again; addresses that are
+    /// not valid any more, or whose names are not listed any more, do not.
     #[test]
     fn addresses_survive_a_start_of_the_system() {
         let now: Timestamp = "2026-11-30T12:00:00Z".parse().expect("a time");

@@ -59,8 +59,8 @@ impl HostResolvers {
     }
 }
 
-/// Returns the addresses of the resolvers: those in `/etc/resolv.conf`, and those that systemd-resolved queries, if it is
-/// one of them. A file that cannot be read has none.
+/// Returns the addresses of the resolvers: those in `/etc/resolv.conf` and, if systemd-resolved is among these, those
+/// that it queries. A file that cannot be read has none.
 fn host_resolvers() -> Vec<IpAddr> {
     let mut found = read(RESOLV_CONF);
     if found.iter().any(IpAddr::is_loopback) {

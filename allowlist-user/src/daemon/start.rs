@@ -267,8 +267,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Activates the state `next` in place of the inactive one, since no list of it is missing; then announces that the
-    /// daemon is ready. Returns the deadline of the confirmation, if any.
+    /// Activates the state `next` in place of the inactive one, since none of its lists is missing; then announces that
+    /// the daemon is ready. Returns the deadline of the confirmation, if any.
     ///
     /// # Errors
     /// After an error, the daemon still has the inactive state.

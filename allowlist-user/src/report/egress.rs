@@ -84,7 +84,7 @@ impl EgressStatus {
         word(self.control.default_verdict)
     }
 
-    /// Returns the number of calls of these kinds with a verdict.
+    /// Returns the number of calls of the given kinds with a verdict.
     fn sum(&self, calls: &[Call], verdict: Verdict) -> u64 {
         let counted = self.counted.calls.iter();
         counted

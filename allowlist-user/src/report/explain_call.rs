@@ -49,7 +49,7 @@ pub struct CallExplanation {
     is_learnt: bool,
     /// The sources of the name that have no list and allow every address until it arrives (`at_start = "pass"`).
     failing_open: Vec<String>,
-    /// What the rules for units allow in addition, if the question names no unit: by unit, the ports by rule.
+    /// The ports that the rules for units allow in addition, by unit and rule, if the question names no unit.
     units: BTreeMap<String, PortsByRule>,
     /// The sources that list the name or a prefix with an address, by name.
     sources: BTreeMap<String, SourceMeta>,
@@ -444,7 +444,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns what the rules for units allow that is not allowed for every program, by unit.
+    /// Returns the ports that the rules for units allow and that are not allowed for every program, by unit and rule.
     fn units(&self, everywhere: &Reached, addresses: &[IpAddr]) -> BTreeMap<String, PortsByRule> {
         let everywhere = everywhere.by_rule();
         let rules = self.meta.egress_rules.values();

@@ -99,7 +99,7 @@ struct Use {
 }
 
 impl Proposal {
-    /// Reads what was seen from the kernel, and groups it by unit and destination.
+    /// Reads the recorded calls from the kernel, and groups them by unit and destination.
     ///
     /// # Errors
     /// Fails if no egress policy is active.
@@ -224,7 +224,7 @@ fn ports(one: &SeenDestination) -> Ports {
     }
 }
 
-/// The sources of a rule by what they list, in the order of the text.
+/// The kinds of the sources of a rule by their entries, in the order of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Names,

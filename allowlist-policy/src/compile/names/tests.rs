@@ -1,5 +1,5 @@
-//! The compiled names grant what the rules allow: they equal a slow model that loops over rules, sources and patterns; and
-//! the keys of names, as the kernel's trie matches them.
+//! The compiled names have the grants of the rules: they equal a slow model that loops over rules, sources and
+//! patterns; and the keys of names, as the kernel's trie matches them.
 
 use std::collections::BTreeSet;
 
@@ -73,7 +73,7 @@ fn rules(tables: &Tables, services: u64) -> BTreeSet<usize> {
     let found: BTreeSet<usize> = (0..8)
         .filter(|index| of_port(FIRST_PORT + *index as u16) & services != 0)
         .collect();
-    // A port of several rules is allowed if one of them allows the name.
+    // A port of several rules is allowed if one of the rules allows the name.
     assert_eq!(of_port(SHARED_PORT) & services != 0, !found.is_empty());
     found
 }
@@ -212,7 +212,7 @@ proptest! {
             prop_assert_ne!(&granted(&tables, listed.id)[0], &BTreeSet::new());
         }
 
-        // A name that a program asks for has the grants of all patterns that cover it.
+        // A name that a program queries has the grants of all patterns that cover it.
         let below = NAMES.map(|name| format!("{FRESH}.{name}"));
         for name in NAMES.iter().copied().chain(below.iter().map(String::as_str)) {
             let expected = [false, true].map(|is_closed| slow(&policy, name, is_closed));
@@ -223,7 +223,7 @@ proptest! {
             prop_assert_eq!(is_special, !expected[1].is_empty(), "{}", name);
         }
 
-        // What was learnt for an earlier name is granted what the policy grants it now.
+        // Addresses learnt for an earlier name have the grants of that name in the current policy.
         for (id, earlier) in (0..).zip(ids).skip(1) {
             let one = match earlier.strip_prefix("*.") {
                 Some(below) => format!("{FRESH}.{below}"),

@@ -292,7 +292,7 @@ fn covers(ports: &Ports, target: Target) -> bool {
     }
 }
 
-/// The compiled tables with what is not compiled, which the kernel has in other maps.
+/// The compiled tables with the parts that are not compiled, which the kernel has in other maps.
 struct Compiled {
     tables: Tables,
     services: Box<ServiceTable>,
@@ -472,7 +472,7 @@ fn calls_that_are_not_judged_have_no_decision() {
     assert_eq!(ports("203.0.113.53"), ["tcp/53 udp/53", others]);
 }
 
-/// Deeper cgroups than the kernel searches have the rows of those above them.
+/// Cgroups below the depth that the kernel searches have the rows of the cgroups above them.
 #[test]
 fn rows_of_deep_cgroups() {
     let deep = "/x".repeat(MAX_LEVELS as usize);

@@ -1,5 +1,5 @@
-//! What this host itself depends on, and an egress policy may refuse: directory servers for log-ins, file servers, the
-//! proxy, and resolvers by TLS.
+//! The servers on which this host itself depends, and which an egress policy may refuse: directory servers for log-ins,
+//! file servers, the proxy, and resolvers by TLS.
 //!
 //! `read` finds them in the usual files, `warnings` compares them with the rules. A file that cannot be read has none.
 
@@ -22,7 +22,7 @@ const DIRECTORY_FILES: [&str; 4] = [
     "/etc/openldap/ldap.conf",
     "/etc/nslcd.conf",
 ];
-/// The keys of these files, in lower case, whose values are addresses of directory servers.
+/// The keys in [`DIRECTORY_FILES`], in lower case, whose values are addresses of directory servers.
 const DIRECTORY_KEYS: [&str; 6] = [
     "ldap_uri",
     "ldap_backup_uri",
@@ -236,7 +236,8 @@ fn has_dns_over_tls(text: &str) -> bool {
         .is_some_and(|(_, value)| !matches!(value.trim(), "" | "no" | "false" | "off" | "0"))
 }
 
-/// Returns whether a rule allows the server, for whichever programs: by its name, or by an active prefix of its address.
+/// Returns whether a rule, for all programs or for some units, allows the server: by its name, or by an active prefix
+/// of its address.
 fn is_allowed(
     dependency: &Dependency,
     egress: &Egress,

@@ -13,7 +13,7 @@ use crate::config::{check_unit, parse_host_name};
 pub struct CallQuestion {
     /// The destination.
     pub to: Destination,
-    /// The target at the destination; `None` to ask about all.
+    /// The target at the destination; `None` for all targets.
     pub target: Option<Target>,
     /// The unit of the program, or the path of its cgroup, as in rules; `None` for a program in no unit that a rule names.
     pub unit: Option<String>,
@@ -34,7 +34,7 @@ pub enum Destination {
 }
 
 impl CallQuestion {
-    /// Returns the question with these parts. The error is text for the user that says what to write instead.
+    /// Returns the question with these parts. The error is text for the user that states the remedy.
     pub fn new(
         to: Destination,
         target: Option<Target>,
@@ -54,7 +54,7 @@ impl CallQuestion {
         Ok(Self { to, target, unit })
     }
 
-    /// Returns the path and query of the API request that asks the daemon this question.
+    /// Returns the path and query of the API request that sends this question to the daemon.
     pub fn query(&self) -> String {
         const PATH: &str = "explain?";
         let mut query = url::form_urlencoded::Serializer::for_suffix(PATH.to_owned(), PATH.len());
@@ -89,7 +89,7 @@ impl Destination {
 impl FromStr for Destination {
     type Err = String;
 
-    /// Parses an address or a host name. The error is text for the user that says what to write instead.
+    /// Parses an address or a host name. The error is text for the user that states the remedy.
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<Typed>() {
             Ok(typed) => Ok(Self::Address {
