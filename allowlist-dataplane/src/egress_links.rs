@@ -167,6 +167,22 @@ pub(super) fn pinned_links(folder: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(links)
 }
 
+/// Returns the id of the cgroup of each pinned link that is attached, with the cgroup's index in the list of configured
+/// cgroups.
+pub(super) fn attached_cgroups(folder: &Path) -> Result<Vec<(usize, u64)>> {
+    let mut attached = Vec::new();
+    for (place, pin) in pinned_links(folder)? {
+        let link = open_pinned(&pin, Access::ReadWrite)
+            .with_context(|| format!("cannot open the link {}", pin.display()))?;
+        let (_, cgroup) = link_program_and_cgroup(link.as_fd())
+            .with_context(|| format!("cannot read the link {}", pin.display()))?;
+        if cgroup != 0 {
+            attached.push((place, cgroup));
+        }
+    }
+    Ok(attached)
+}
+
 /// Detaches the programs from the cgroups with the index `first` or a higher one in the list of configured cgroups, and
 /// removes the pins of the links.
 pub(super) fn detach_from(pins: &Pins, first: usize) -> Result<()> {

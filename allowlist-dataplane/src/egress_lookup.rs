@@ -5,10 +5,8 @@
 //! Addresses of names and of this host have no generation: they are those of one moment.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,16 +21,16 @@ use allowlist_policy::explain::{CallTables, CallerRows, LearnedIds, UnitRowsByTe
 use aya::maps::HashMap;
 
 use super::View;
-use super::cgroup::mount_point;
-use super::egress_links::pinned_links;
+use super::cgroup::{Cgroup, mount_point};
+use super::egress_links::attached_cgroups;
 use super::egress_maps::SETTINGS_WORDS;
 use super::egress_units::{path_of_unit, rows_of_units};
 use super::generations;
 use super::lookup::ATTEMPTS;
-use super::name_maps::{NamesByAddress, grants, learned_names, listed_name};
+use super::name_maps::{NamesByAddress, address_of, grants, learned_names, listed_name};
 use super::ranges::{self, Copied};
 use super::seen::answered_addresses;
-use super::sys::{Access, link_program_and_cgroup, open_pinned, read_value};
+use super::sys::read_value;
 use super::view::Entry;
 use crate::error::{Context as _, Result, bail};
 
@@ -115,6 +113,7 @@ impl View {
             (Some(name), None) => answered_addresses(pins, name)?,
             _ => Vec::new(),
         };
+        let attached = attached_cgroups(pins.folder())?;
         Ok(EgressLookup {
             control,
             metadata: self.metadata()?,
@@ -128,22 +127,8 @@ impl View {
             learned,
             listed,
             unlisted,
-            attached: self.attached_cgroups()?,
+            attached: attached.into_iter().map(|(_, cgroup)| cgroup).collect(),
         })
-    }
-
-    /// Returns the ids of the cgroups to which programs of the egress policy are attached.
-    fn attached_cgroups(&self) -> Result<BTreeSet<u64>> {
-        let mut attached = BTreeSet::new();
-        for (_, pin) in pinned_links(self.pins.folder())? {
-            let link = open_pinned(&pin, Access::ReadWrite)
-                .with_context(|| format!("cannot open the link {}", pin.display()))?;
-            let (_, cgroup) = link_program_and_cgroup(link.as_fd())
-                .with_context(|| format!("cannot read the link {}", pin.display()))?;
-            attached.insert(cgroup);
-        }
-        attached.remove(&0); // detached
-        Ok(attached)
     }
 }
 
@@ -209,9 +194,7 @@ impl EgressLookup {
     pub fn answered_for(&self, ids: &BTreeSet<u32>) -> Vec<IpAddr> {
         let all = self.learned.iter();
         let of_names = all.filter(|(_, names)| names.iter().any(|(id, _)| ids.contains(id)));
-        of_names
-            .map(|(key, _)| IpAddr::from(Address::V6(*key)).to_canonical())
-            .collect()
+        of_names.map(|(key, _)| address_of(*key)).collect()
     }
 
     /// Returns the id under which answers for the requested name are stored; 0 if no rule lists the name.
@@ -274,8 +257,9 @@ impl EgressLookup {
         let root = mount_point()?;
         let below: PathBuf = root.join(path.trim_start_matches('/'));
         let mut ancestors = below.ancestors().take_while(|one| one.starts_with(&root));
-        let is_attached = |cgroup: &Path| {
-            fs::metadata(cgroup).is_ok_and(|found| self.attached.contains(&found.ino()))
+        let is_attached = |directory: &Path| {
+            let id = Cgroup::id_of(directory).ok().flatten();
+            id.is_some_and(|id| self.attached.contains(&id))
         };
         Ok(ancestors.any(is_attached))
     }

@@ -1,7 +1,5 @@
 //! Reads the counters and the attachments of the egress policy from its pinned maps and links.
 
-use std::os::fd::AsFd as _;
-
 use allowlist_common::abi::{
     self, ANSWER_COUNTERS, AnswerCount, AnswerCounters, Calls, EGRESS_COUNTERS, EGRESS_MATCHES,
     EGRESS_RULES, EgressCounters, MAX_MATCHES, MAX_NAMES, MAX_SERVICE_COUNTS, NAME_CALLS,
@@ -12,11 +10,10 @@ use allowlist_common::verdict::Verdict;
 use aya::maps::PerCpuArray;
 
 use super::View;
-use super::egress_links::{PROGRAMS, pinned_links};
+use super::egress_links::{PROGRAMS, attached_cgroups};
 use super::name_maps::{LearnedAddress, learned_addresses};
-use super::sys::{Access, link_program_and_cgroup, open_pinned};
 use super::view::sums;
-use crate::error::{Context as _, Result};
+use crate::error::Result;
 
 /// The counters of the egress policy, and whether its programs are attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,14 +87,8 @@ impl View {
     /// Returns the number of cgroups to which every program of the egress policy is attached.
     fn egress_cgroups(&self) -> Result<usize> {
         let mut attached = std::collections::BTreeMap::<usize, usize>::new();
-        for (place, pin) in pinned_links(self.pins.folder())? {
-            let link = open_pinned(&pin, Access::ReadWrite)
-                .with_context(|| format!("cannot open the link {}", pin.display()))?;
-            let (_, cgroup) = link_program_and_cgroup(link.as_fd())
-                .with_context(|| format!("cannot read the link {}", pin.display()))?;
-            if cgroup != 0 {
-                *attached.entry(place).or_default() += 1;
-            }
+        for (place, _) in attached_cgroups(self.pins.folder())? {
+            *attached.entry(place).or_default() += 1;
         }
         let whole = attached.values().filter(|links| **links >= PROGRAMS);
         Ok(whole.count())

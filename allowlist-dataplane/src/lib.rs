@@ -20,7 +20,8 @@
 //! - `view` reads the maps without a daemon
 //! - `lookup` computes the verdict of the active generation for a packet, `egress_lookup` reads the tables that decide on a call
 //! - `ranges` and `tries` are the two lookup structures for sources
-//! - `generations` are the tables of the slots, `slots` other maps by slot, `memory` the memory of a map
+//! - `generations` are the tables of the slots, `slots` other maps by slot, `memory` the memory of a map,
+//!   `hash_maps` the whole contents of one
 //! - `metadata` has the names of a generation's ids, for reports
 //! - `btf` describes the types of large tables, `control_map` stores values atomically, `rcu` waits for running programs, `sys` makes system calls that aya lacks
 //! - `link` reads and detaches pinned links
@@ -75,6 +76,7 @@ mod event_reader;
 mod facts;
 mod flows;
 mod generations;
+mod hash_maps;
 mod interface_slots;
 mod kernel_types;
 mod link;

@@ -19,6 +19,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 
 use super::clock::kernel_clock;
+use super::hash_maps::{clear, entries};
 use super::memory::Memory;
 use super::pins::Pins;
 use super::sys::read_value;
@@ -138,11 +139,7 @@ pub(super) fn learned_names(pins: &Pins) -> Result<NamesByAddress> {
     let now = kernel_clock();
     let mut all = NamesByAddress::new();
     for name in [LEARNED, LEARNED_BELOW] {
-        let what = || format!("cannot read the map {name}");
-        let map: HashMap<_, [u64; 2], LearnedNames> = pins.open_map(name)?.try_into()?;
-        // The kernel programs change the map during the iteration, so that a key may be read twice.
-        let entries: BTreeMap<_, _> = map.iter().collect::<Result<_, _>>().with_context(what)?;
-        for (key, names) in entries {
+        for (key, names) in entries::<[u64; 2], LearnedNames>(pins, name)? {
             let names = names.entries.map(|word| {
                 let entry = Learned(word);
                 (entry.id(), Duration::from_nanos(entry.until()))
@@ -232,21 +229,13 @@ pub(super) fn restore(
 /// Removes all addresses.
 pub(super) fn forget(pins: &Pins) -> Result<()> {
     for name in [LEARNED, LEARNED_BELOW] {
-        let what = || format!("cannot empty the map {name}");
-        let mut map: HashMap<_, [u64; 2], LearnedNames> = pins.open_map(name)?.try_into()?;
-        let keys: Vec<_> = map.keys().collect::<Result<_, _>>().with_context(what)?;
-        for key in keys {
-            match map.remove(&key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error).with_context(what),
-            }
-        }
+        clear::<[u64; 2], LearnedNames>(pins, name)?;
     }
     Ok(())
 }
 
-/// Returns the address of a key.
-fn address_of([high, low]: [u64; 2]) -> IpAddr {
+/// Returns the address of a key ([`address_key`]).
+pub(super) fn address_of([high, low]: [u64; 2]) -> IpAddr {
     let number = u128::from(high) << 64 | u128::from(low);
     std::net::Ipv6Addr::from(number).to_canonical()
 }

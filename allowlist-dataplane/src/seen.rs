@@ -14,12 +14,13 @@ use allowlist_common::dns::Noted;
 use allowlist_common::egress::{Call, address_key, learned};
 use allowlist_common::packet::Address;
 use allowlist_policy::error_code::bail_with;
-use aya::maps::{HashMap, MapError};
 
 use super::View;
 use super::cgroup::Names;
+use super::hash_maps::{clear, entries};
+use super::name_maps::address_of;
 use super::pins::Pins;
-use crate::error::{Context as _, Result};
+use crate::error::Result;
 
 /// The number of entries at which [`SEEN`] may have evicted others. An LRU hash evicts somewhat before it is full.
 const ALMOST_FULL: usize = MAX_SEEN / 10 * 9;
@@ -142,7 +143,7 @@ fn names_of(names: &AnsweredNames, cgroup: u64, address: [u64; 2]) -> BTreeSet<S
 pub(super) fn answered_addresses(pins: &Pins, name: &str) -> Result<Vec<IpAddr>> {
     let all = answered(pins)?.into_iter();
     let of_name = all.filter(|(_, names)| names.iter().any(|(_, known)| known == name));
-    let addresses = of_name.map(|(key, _)| IpAddr::from(Address::V6(key)).to_canonical());
+    let addresses = of_name.map(|(key, _)| address_of(key));
     Ok(addresses.collect())
 }
 
@@ -167,25 +168,4 @@ fn listed(pins: &Pins) -> Result<BTreeMap<[u64; 2], BTreeSet<u32>>> {
         }
     }
     Ok(ids)
-}
-
-/// Returns the entries of a map. The kernel programs change it during the iteration, so that a key may be read twice.
-fn entries<K: aya::Pod + Ord, V: aya::Pod>(pins: &Pins, name: &str) -> Result<BTreeMap<K, V>> {
-    let map: HashMap<_, K, V> = pins.open_map(name)?.try_into()?;
-    let entries = map.iter().collect::<Result<_, _>>();
-    entries.with_context(|| format!("cannot read the map {name}"))
-}
-
-/// Removes all entries of a map.
-fn clear<K: aya::Pod, V: aya::Pod>(pins: &Pins, name: &str) -> Result<()> {
-    let what = || format!("cannot empty the map {name}");
-    let mut map: HashMap<_, K, V> = pins.open_map(name)?.try_into()?;
-    let keys: Vec<K> = map.keys().collect::<Result<_, _>>().with_context(what)?;
-    for key in keys {
-        match map.remove(&key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(error).with_context(what),
-        }
-    }
-    Ok(())
 }

@@ -188,13 +188,7 @@ impl CallExplanation {
     /// Returns the decisions on which the verdict depends: those on the known addresses, and if there are none, those on
     /// the next one.
     fn deciding(&self) -> impl Iterator<Item = &ReachedCall> {
-        let next = if self.addresses.is_empty() {
-            &*self.next
-        } else {
-            &[]
-        };
-        let known = self.addresses.iter().flat_map(|one| &one.reached);
-        known.chain(next)
+        deciding(self.addresses.iter().map(|one| &one.reached), &self.next)
     }
 
     /// Returns the time in seconds for which an address is still valid that is valid until a time of the kernel's clock.
@@ -213,6 +207,15 @@ impl ReachedCall {
     }
 }
 
+/// Returns the decisions on the known addresses, and if there are none, those on the `next` one.
+fn deciding<'r>(
+    known: impl ExactSizeIterator<Item = &'r Vec<ReachedCall>>,
+    next: &'r [ReachedCall],
+) -> impl Iterator<Item = &'r ReachedCall> {
+    let next = if known.len() == 0 { next } else { &[] };
+    known.flatten().chain(next)
+}
+
 /// The decisions on the calls of a program.
 struct Reached {
     /// Those on each known address.
@@ -223,12 +226,7 @@ struct Reached {
 
 impl Reached {
     fn deciding(&self) -> impl Iterator<Item = &ReachedCall> {
-        let next = if self.known.is_empty() {
-            &*self.next
-        } else {
-            &[]
-        };
-        self.known.iter().flatten().chain(next)
+        deciding(self.known.iter(), &self.next)
     }
 
     fn has_refusal(&self) -> bool {
