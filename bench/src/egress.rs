@@ -7,25 +7,19 @@
 
 mod load;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use allowlist_common::abi::{EgressSettings, Endpoint, VERSION};
-use allowlist_common::egress::{EgressReason, address_key};
-use allowlist_common::packet::UDP;
-use allowlist_dataplane::{Dataplane, EgressPublication};
-use allowlist_policy::compile::{IdTable, compile, compile_egress};
-use allowlist_policy::{Feed, Mode, Snapshot};
+use allowlist_common::abi::VERSION;
+use allowlist_dataplane::Dataplane;
+use allowlist_tests::egress;
 use allowlist_tests::lab::{Cgroup, Scratch, Testbed};
 use allowlist_user::config::Config;
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
-use aya::programs::links::PinnedLink;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
-use jiff::Timestamp;
 
 use self::load::{LISTED, Load, NAME};
 use crate::Effort;
@@ -156,9 +150,7 @@ impl Subject {
         let pin = pins.join(format!("v{VERSION}/{}_0", hook.ours()));
         let link = PinnedLink::from_pin(&pin)
             .with_context(|| format!("cannot open the link {}", pin.display()))?;
-        let ours = aya::programs::links::FdLink::from(link)
-            .info()?
-            .program_id();
+        let ours = FdLink::from(link).info()?.program_id();
         let program = empty
             .program(hook.empty())
             .with_context(|| format!("the benchmark's eBPF object has no {}", hook.empty()))?;
@@ -249,46 +241,10 @@ fn publish(pins: &Path, cgroup: &Cgroup, load: &Load) -> Result<Dataplane> {
          [sources.named]\nnames = [\"{NAME}\"]\n"
     );
     let config = Config::parse(&text, Path::new("bench.toml"))?;
-    let list = |prefixes: Vec<_>| Arc::new(Feed::new(prefixes, Timestamp::UNIX_EPOCH));
-    let mut lists = Snapshot::default();
-    lists.insert("partner".to_owned(), list(vec![IpAddr::V4(LISTED).into()]));
-    lists.insert("named".to_owned(), list(Vec::new()));
-    let ids = IdTable::default();
-    let policy = &config.policy;
-    let tables = compile(policy, &lists, config.max_prefixes, &ids)?;
-    let egress = policy
-        .egress
-        .as_ref()
-        .context("the policy has no [egress]")?;
-    let egress_tables = compile_egress(policy, &lists, config.max_prefixes, &ids)?;
-    let resolver = load.resolver();
-    let mut settings = EgressSettings {
-        linger: egress.linger.as_nanos() as u64,
-        ..EgressSettings::default()
-    };
-    assert!(settings.exempt(Endpoint::new(
-        address_key(resolver.ip().into()),
-        UDP,
-        resolver.port(),
-        EgressReason::Resolver,
-    )));
-    let publication = EgressPublication {
-        tables: Arc::new(egress_tables.context("the policy has no [egress]")?),
-        settings,
-        control: egress.control(Mode::Enforce),
-        cgroups: vec![cgroup.below_root().to_owned()],
-        units: Vec::new(),
-        own_addresses: [IpAddr::V4(Ipv4Addr::LOCALHOST)].into(),
-        exempts_publisher: false,
-    };
-    let mut dataplane = Dataplane::open(pins, None)?;
-    dataplane.publish_with_egress(
-        &tables,
-        config.mode,
-        &config.rules,
-        &[],
-        &[],
-        Some(&publication),
-    )?;
-    Ok(dataplane)
+    egress::publish(
+        pins,
+        &config,
+        load.resolver(),
+        vec![cgroup.below_root().to_owned()],
+    )
 }

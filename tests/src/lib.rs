@@ -4,6 +4,8 @@
 //! Invariant: the machine's network and mounts stay unchanged, and the kernel removes everything when the process ends,
 //! also by SIGKILL.
 
+pub mod dns_message;
+pub mod egress;
 pub mod lab;
 pub mod model;
 pub mod name_server;

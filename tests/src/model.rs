@@ -555,16 +555,18 @@ fn is_of_the_same_flow(quoted: &Packet, sent: &Packet) -> bool {
     }
 }
 
-/// Returns the snapshot of a policy whose sources all have static prefixes.
+/// Returns the snapshot of a policy whose sources all have static prefixes, or names, which have no address yet.
 pub fn static_snapshot(policy: &Policy) -> Snapshot {
     policy
         .sources
         .iter()
         .map(|source| {
-            let Origin::Prefixes(prefixes) = &source.origin else {
-                panic!("the source {} has no static prefixes", source.name)
+            let prefixes = match &source.origin {
+                Origin::Prefixes(prefixes) => prefixes.clone(),
+                Origin::Names(_) => Vec::new(),
+                _ => panic!("the source {} has no static prefixes", source.name),
             };
-            let feed = Feed::new(prefixes.clone(), jiff::Timestamp::UNIX_EPOCH);
+            let feed = Feed::new(prefixes, jiff::Timestamp::UNIX_EPOCH);
             (source.name.clone(), feed.into())
         })
         .collect()

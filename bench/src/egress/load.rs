@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use allowlist_dataplane::cgroup_mount_point;
+use allowlist_tests::dns_message::query;
 use allowlist_tests::lab::Cgroup;
 use anyhow::{Context as _, Result};
 
@@ -111,7 +112,7 @@ impl Load {
         self.resolving.connect(resolver)?;
         let mut buffer = [0; 512];
         for id in 0..times {
-            self.resolving.send(&query(id as u16))?;
+            self.resolving.send(&query(id as u16, NAME))?;
             let (length, client) = self.resolver.recv_from(&mut buffer)?;
             self.resolver.send_to(&answer(&buffer[..length]), client)?;
             self.resolving.recv(&mut buffer)?;
@@ -180,18 +181,6 @@ fn own_cgroup() -> Result<PathBuf> {
 fn enter(cgroup: &Path) -> Result<()> {
     let file = cgroup.join("cgroup.procs");
     fs::write(&file, "0").with_context(|| format!("cannot write {}", file.display()))
-}
-
-/// Returns a query for the A records of [`NAME`].
-fn query(id: u16) -> Vec<u8> {
-    let [high, low] = id.to_be_bytes();
-    let mut message = vec![high, low, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in NAME.split('.') {
-        message.push(label.len() as u8);
-        message.extend(label.bytes());
-    }
-    message.extend([0, 0, 1, 0, 1]);
-    message
 }
 
 /// Returns an answer to a query: an alias, `a.` before the name, and [`ANSWERED`] as the address of the alias.

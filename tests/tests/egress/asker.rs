@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
+use allowlist_tests::dns_message::query;
 use allowlist_tests::lab::{Cgroup, Testbed};
 use anyhow::{Context as _, bail};
 use hickory_proto::op::Message;
@@ -10,36 +11,6 @@ use hickory_proto::rr::RData;
 use nix::errno::Errno;
 
 use super::names::SOON;
-
-/// The flags of a recursive query.
-const QUERY: u16 = 0x0100;
-
-/// Returns a message with a question for the IPv4 addresses of a name, and these addresses as its answer.
-pub(super) fn message(id: u16, flags: u16, name: &str, addresses: &[Ipv4Addr]) -> Vec<u8> {
-    const A: u16 = 1;
-    const INTERNET: u16 = 1;
-    const POINTER_TO_QUESTION: u16 = 0xc00c;
-    /// The time to live of each record, in seconds.
-    const TTL: u16 = 1;
-    let numbers = |numbers: &[u16]| numbers.iter().flat_map(|one| one.to_be_bytes()).collect();
-    let header: Vec<u8> = numbers(&[id, flags, 1, addresses.len() as u16, 0, 0]);
-    let labels = name
-        .split('.')
-        .flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
-    let mut message: Vec<u8> = header.into_iter().chain(labels).chain([0]).collect();
-    message.extend::<Vec<u8>>(numbers(&[A, INTERNET]));
-    for address in addresses {
-        let record: Vec<u8> = numbers(&[POINTER_TO_QUESTION, A, INTERNET, 0, TTL, 4]);
-        message.extend(record);
-        message.extend(address.octets());
-    }
-    message
-}
-
-/// Returns a query for the IPv4 addresses of a name.
-pub(super) fn query(id: u16, name: &str) -> Vec<u8> {
-    message(id, QUERY, name, &[])
-}
 
 /// Binds a socket of the cgroup on the host.
 pub(super) fn socket(

@@ -5,11 +5,12 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 
+use allowlist_tests::dns_message::{RESPONSE, message, query};
 use allowlist_tests::lab::{Cgroup, Program, Testbed, add_addresses, eventually};
 use allowlist_tests::require_root;
 use anyhow::{Context as _, ensure};
 
-use super::asker::{connect, message, query, socket};
+use super::asker::{connect, socket};
 use super::names::{SOON, answers, rule, start_unpolled};
 
 /// Two names that a rule lists.
@@ -18,8 +19,6 @@ const OTHER_NAME: &str = "api.example.com";
 
 /// The bytes of the header up to the number of records. A shorter message is no answer.
 const COUNTED: usize = 8;
-/// The flags of a response to a recursive query.
-const RESPONSE: u16 = 0x8180;
 
 /// The address of the host.
 const HOST: &str = "198.51.100.1";

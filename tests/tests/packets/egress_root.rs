@@ -2,25 +2,21 @@
 //! has no programs but these.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use allowlist_common::abi::{EgressSettings, Endpoint};
-use allowlist_common::egress::{EgressReason, address_key};
-use allowlist_common::packet::UDP;
-use allowlist_dataplane::{Dataplane, EgressPublication, detach_all};
-use allowlist_policy::compile::{IdTable, compile, compile_egress};
-use allowlist_policy::{Feed, Mode, Snapshot};
+use allowlist_dataplane::{Dataplane, detach_all};
+use allowlist_tests::dns_message::{RESPONSE, message, query};
 use allowlist_tests::lab::{Namespace, Scratch};
-use allowlist_tests::{require_root, skip};
+use allowlist_tests::{egress, require_root, skip};
 use allowlist_user::config::Config;
-use jiff::Timestamp;
 
 /// The variable that the virtual machine's first process sets.
 const MACHINE: &str = "ALLOWLIST_VM";
+/// The name that a rule lists.
+const NAME: &str = "events.example.com";
 const CONFIG: &str = r#"
 [egress]
 default = "refuse"
@@ -75,7 +71,7 @@ fn judge_all() -> anyhow::Result<()> {
         let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         client.set_read_timeout(Some(PATIENCE))?;
         client.connect(resolver)?;
-        client.send(&query())?;
+        client.send(&query(0x1234, NAME))?;
         client.recv(&mut [0; 512])?;
         Ok(())
     })?;
@@ -99,62 +95,17 @@ fn connect(address: Ipv4Addr) -> Option<i32> {
 
 /// Publishes the policy, attached to the root. No process is exempt.
 fn publish(pins: &Path, resolver: SocketAddr) -> anyhow::Result<Dataplane> {
-    let policy = Config::parse(CONFIG, Path::new("allowlist.toml"))?.policy;
-    let list = |text: &[&str]| {
-        let prefixes = text.iter().map(|one| one.parse().expect("a prefix"));
-        Arc::new(Feed::new(prefixes.collect(), Timestamp::UNIX_EPOCH))
-    };
-    let mut lists = Snapshot::default();
-    lists.insert("partner".to_owned(), list(&["203.0.113.0/24"]));
-    lists.insert("named".to_owned(), list(&[]));
-    let ids = IdTable::default();
-    let tables = compile(&policy, &lists, 1000, &ids)?;
-    let egress = policy.egress.as_ref().expect("it has one");
-    let mut settings = EgressSettings {
-        linger: egress.linger.as_nanos() as u64,
-        ..EgressSettings::default()
-    };
-    let address = address_key(resolver.ip().into());
-    assert!(settings.exempt(Endpoint::new(
-        address,
-        UDP,
-        resolver.port(),
-        EgressReason::Resolver
-    )));
-    let publication = EgressPublication {
-        tables: Arc::new(compile_egress(&policy, &lists, 1000, &ids)?.expect("it has one")),
-        settings,
-        control: egress.control(Mode::Enforce),
-        cgroups: Vec::new(),
-        units: Vec::new(),
-        own_addresses: [IpAddr::V4(Ipv4Addr::LOCALHOST)].into(),
-        exempts_publisher: false,
-    };
-    let mut dataplane = Dataplane::open(pins, Some(8192))?;
-    let rules = Config::parse("", Path::new("allowlist.toml"))?.rules;
-    dataplane.publish_with_egress(&tables, Mode::Enforce, &rules, &[], &[], Some(&publication))?;
-    Ok(dataplane)
-}
-
-/// Returns a query for the A records of the listed name.
-fn query() -> Vec<u8> {
-    let mut message = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in ["events", "example", "com"] {
-        message.push(label.len() as u8);
-        message.extend(label.bytes());
-    }
-    message.extend([0, 0, 1, 0, 1]);
-    message
+    let config = Config::parse(CONFIG, Path::new("allowlist.toml"))?;
+    egress::publish(pins, &config, resolver, Vec::new())
 }
 
 /// Answers one query with [`ANSWERED`].
 fn answer(server: &UdpSocket) -> io::Result<()> {
     let mut buffer = [0; 512];
     let (length, client) = server.recv_from(&mut buffer)?;
-    let mut message = buffer[..length].to_vec();
-    message[2] = 0x81;
-    message[7] = 1;
-    message.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-    message.extend(ANSWERED.octets());
+    let query = buffer[..length]
+        .first_chunk()
+        .expect("a query has a header");
+    let message = message(u16::from_be_bytes(*query), RESPONSE, NAME, &[ANSWERED]);
     server.send_to(&message, client).map(drop)
 }
