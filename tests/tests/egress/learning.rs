@@ -42,7 +42,7 @@ fn learn(testbed: &Testbed, cgroup: &Cgroup, options: &[&str]) -> anyhow::Result
     Ok(lines)
 }
 
-/// Resolves names and sends to their addresses, in two units, one of them with a service that ends.
+/// Resolves names and sends to their addresses, in two units, of which one has a service that ends.
 fn use_names(testbed: &Testbed, batch: &Cgroup, web: &Cgroup) -> anyhow::Result<()> {
     let host = &testbed.host;
     let questions = [

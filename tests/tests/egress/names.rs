@@ -56,8 +56,8 @@ pub(super) fn start_with(
     start_unpolled(testbed, cgroup, &settings)
 }
 
-/// Starts the daemon with these lines of `[egress]` and other tables, although no name of them can be resolved by
-/// polling.
+/// Starts the daemon with these lines of `[egress]` and other tables, although none of their names can be
+/// resolved by polling.
 pub(super) fn start_unpolled(
     testbed: &Testbed,
     cgroup: &Cgroup,

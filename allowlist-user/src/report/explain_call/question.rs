@@ -44,7 +44,7 @@ impl CallQuestion {
             && !matches!(target, Target::Tcp(_) | Target::Udp(_) | Target::Icmp)
         {
             return Err(format!(
-                "calls to {target} pass, because the egress policy judges TCP, UDP and ICMP only; ask for a target such as tcp/443, udp/53 or icmp"
+                "calls to {target} pass, because the egress policy judges TCP, UDP and ICMP only; use a target such as tcp/443, udp/53 or icmp"
             ));
         }
         // The root is no unit: its programs are in none.
@@ -192,8 +192,8 @@ mod tests {
         ];
         let errors = errors.map(|asked| asked.expect_err("it is invalid"));
         expect![[r#"
-            calls to sctp/443 pass, because the egress policy judges TCP, UDP and ICMP only; ask for a target such as tcp/443, udp/53 or icmp
-            calls to ip/47 pass, because the egress policy judges TCP, UDP and ICMP only; ask for a target such as tcp/443, udp/53 or icmp
+            calls to sctp/443 pass, because the egress policy judges TCP, UDP and ICMP only; use a target such as tcp/443, udp/53 or icmp
+            calls to ip/47 pass, because the egress policy judges TCP, UDP and ICMP only; use a target such as tcp/443, udp/53 or icmp
             "alertd" is not the full name of a unit; write its type too, such as "alertd.service"
             "alertd.timer" is a timer unit, which has no programs; write the unit of the programs, such as "alertd.service""#]].assert_eq(&errors.join("\n"));
     }

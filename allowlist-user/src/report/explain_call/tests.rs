@@ -204,7 +204,7 @@ fn a_source_without_a_list_that_allows_everything() {
     expect![[r#"
         a.example.com on tcp/443 passes; generation 3
         for programs in no unit that a rule names
-        no address of a.example.com is known: no resolver has answered one lately, and no polled list has one
+        no address of a.example.com is known: no resolver's answer with one is still valid, and no polled list has one
         source vendor has no list yet, and at_start = "pass": its rules allow every address
 
         rule       source  lists          ports    units

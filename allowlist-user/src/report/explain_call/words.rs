@@ -159,7 +159,7 @@ impl CallExplanation {
     }
 
     fn no_address(&self, name: &str) -> String {
-        let mut why = vec!["no resolver has answered one lately"];
+        let mut why = vec!["no resolver's answer with one is still valid"];
         let records = self.egress.observe || self.egress.default_verdict == Verdict::Pass;
         if self.listings.is_empty() && !self.is_learnt && !records {
             why = vec!["answers for a name that no rule lists are recorded in observe mode only"];

@@ -17,7 +17,7 @@ enum Origin {
     Host,
     Remote,
     /// It is unclear which side the filter records: the host sent first and later received a datagram on another of its
-    /// addresses (a mark is for all of them), or the host sent at about the time at which the filter's record expires.
+    /// addresses (a mark is for all addresses of the host), or the host sent at about the time at which the filter's record expires.
     Uncertain,
 }
 
